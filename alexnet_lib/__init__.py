@@ -1,0 +1,1 @@
+"""The AlexNet study: models, augmentation, trainer, run records and claims of a reproduction of AlexNet (2012)."""

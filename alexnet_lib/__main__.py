@@ -1,0 +1,178 @@
+"""The command line: ``python -m alexnet_lib COMMAND --help`` shows an example of each command."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from alexnet_lib.recipes import Recipe, StudyError, unknown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 1 where a check found a difference, 2 for a mistake."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options) or 0)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: finished runs are recorded, the others go on from their checkpoints", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that answers a misspelt command with the nearest one."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"argument command: invalid choice: '([^']*)'", message)
+        if wrong:
+            message = str(unknown("command", wrong[1], COMMANDS))
+        print(f"error: {message}\n{self.format_usage()}", file=sys.stderr, end="")
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m alexnet_lib", description="The AlexNet study: train, check and count.")
+    parts = parser.add_subparsers(dest="name", metavar="command", required=True, parser_class=_Parser)
+    for name, (function, help_text, example, declare) in COMMANDS.items():
+        part = parts.add_parser(
+            name,
+            help=help_text,
+            description=help_text,
+            epilog=f"example:\n  python -m alexnet_lib {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        part.set_defaults(command=function)
+        declare(part)
+    return parser
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+def _declare_train(part: argparse.ArgumentParser) -> None:
+    part.add_argument("net", help="network, e.g. cifar-19pct or alexnet-paper")
+    part.add_argument("--data", default="cifar10", help="data set: cifar10, synthetic, synthetic:size=224,train=200")
+    part.add_argument("--device", default="cpu", help="cpu or cuda")
+    part.add_argument("--checkpoint", type=Path, help="file to save to after every epoch and to go on from")
+    part.add_argument(
+        "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other recipe fields, e.g. rate=0.01 seed=1"
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from alexnet_lib import data, experiments, train
+
+    recipe = Recipe.parse({"net": options.net, "data": options.data, **_fields(options.set)})
+    bar = tqdm(total=recipe.epochs, unit="epoch", disable=not sys.stderr.isatty(), leave=False)
+
+    def on_epoch(epoch: train.Epoch) -> None:
+        bar.update()
+        tqdm.write(experiments.epoch_line(recipe.net, epoch), file=sys.stdout)
+
+    with bar:
+        result = train.train(
+            recipe, data.load(recipe.data), device=_device(options), checkpoint=options.checkpoint, on_epoch=on_epoch
+        )
+    print(f"{result.outcome}; " + ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items()))
+
+
+def _fields(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return recipe fields given as FIELD=VALUE, each value read as YAML."""
+    fields = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise StudyError(f"--set {pair!r}: write FIELD=VALUE, e.g. rate=0.01")
+        fields[name] = yaml.safe_load(value)
+    return fields
+
+
+def _device(options: argparse.Namespace) -> str:
+    import torch
+
+    if options.device not in ("cpu", "cuda"):
+        raise unknown("device", options.device, ("cpu", "cuda"))
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise StudyError("device 'cuda': torch finds no GPU here: take --device cpu")
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    return str(options.device)
+
+
+# --- run, pending ----------------------------------------------------------------------------------------------------
+
+
+def _declare_study(part: argparse.ArgumentParser) -> None:
+    part.add_argument("experiments", nargs="*", help="experiments (all by default), e.g. relu_vs_tanh")
+    part.add_argument("--scale", default="smoke", help="smoke, laptop, gpu or imagenet")
+    part.add_argument("--out", type=Path, help="folder of the records (default: ALEXNET_RUNS, else data/runs)")
+
+
+def _declare_run(part: argparse.ArgumentParser) -> None:
+    _declare_study(part)
+    part.add_argument("--pending", action="store_true", help="do what has no record yet (the default; says so)")
+    part.add_argument("--device", default="cpu", help="cpu or cuda")
+    part.add_argument("--jobs", type=int, help="runs side by side (default: one per core, or one on a GPU)")
+    part.add_argument("--budget", help="stop cleanly within this time, e.g. 9m, 90s, 2h")
+
+
+def _named(options: argparse.Namespace) -> list[str]:
+    from alexnet_lib import experiments
+
+    names = options.experiments or list(experiments.EXPERIMENTS)
+    for name in names:
+        experiments.arms(name, options.scale)
+    return names
+
+
+def _run(options: argparse.Namespace) -> None:
+    from alexnet_lib import experiments
+
+    names, device = _named(options), _device(options)
+    deadline = None if options.budget is None else time.time() + _seconds(options.budget)
+    jobs = options.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
+    session = experiments.Session(device=device, folder=options.out, deadline=deadline)
+    executor = experiments.processes(jobs) if device == "cpu" else concurrent.futures.ThreadPoolExecutor(jobs)
+    with executor:
+        for record in experiments.run(names, options.scale, session, executor):
+            print(f"recorded {record['id']}  {record['experiment']}  {record['arm']}  {record['outcome']}", flush=True)
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds of a time written as 90s, 9m or 2h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not match:
+        raise StudyError(f"--budget {text!r}: write a number and s, m or h, e.g. 9m")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _pending(options: argparse.Namespace) -> None:
+    from alexnet_lib import experiments
+
+    for name in _named(options):
+        for task in experiments.pending(name, options.scale, options.out):
+            print(f"{task.recipe.id}  {name}  {task.label}{'  (search for the rate)' if task.search else ''}")
+
+
+COMMANDS = {
+    "train": (_train, "train one network", "train cifar-19pct --set inputs=unit init=variance rate=0.01 decay=0 epochs=2", _declare_train),
+    "run": (_run, "do the runs of the study that have no record yet", "run relu_vs_tanh --scale smoke", _declare_run),
+    "pending": (_pending, "list the runs that have no record and can start", "pending --scale laptop", _declare_study),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Crops, reflections and test views of whole batches at once, on the device the images are on.
+
+Images are uint8 (N, H, H, 3), channels last, as in `alexnet_lib.data.Split`. Random numbers are drawn apart from
+their use and on the CPU, so CPU and GPU runs see the same crops, and a batch may be split in any way.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alexnet_lib.recipes import StudyError, unknown
+
+
+def offsets(n: int, border: int, generator: torch.Generator) -> Tensor:
+    """Draw the places of ``n`` random crops: int64 (n, 2), rows (y, x), each uniform on 0..border inclusive.
+
+    ``border`` is what a crop leaves of the image, H - size: 8 for 24 of 32 pixels, 81 places. The 2012 code draws
+    so, both ends included (C12; P §4.1 counts one place fewer on each axis); one place per image is what its
+    CIFAR-10 nets do.
+
+    Args:
+        n: number of crops.
+        border: largest offset in pixels, 0 or more.
+        generator: a CPU generator; the same numbers come out whether they are drawn in one call or several.
+    """
+    return torch.randint(0, border + 1, (n, 2), generator=generator)
+
+
+def flips(n: int, generator: torch.Generator) -> Tensor:
+    """Draw which of ``n`` images to reflect: bool (n,), true with probability 1/2 (P §4.1)."""
+    return torch.randint(0, 2, (n,), generator=generator).bool()
+
+
+def crop(images: Tensor, offsets: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
+    """Cut one square out of each image and reflect some: ``images[i, y:y+size, x:x+size]``, left to right if asked.
+
+    Args:
+        images: uint8 (n, H, H, 3).
+        offsets: int64 (n, 2), upper left corner (y, x) of each crop, 0..H - size; on the images' device.
+        size: side of the crops in pixels.
+        flip: bool (n,), the crops to reflect left to right; none by default. On the images' device.
+
+    Returns:
+        uint8 (n, size, size, 3), contiguous.
+
+    Raises:
+        StudyError: the crop is larger than the image, or, on the CPU, leaves it. On a GPU the offsets are not
+            checked, because the check would wait for the device.
+    """
+    n, height, width, channels = images.shape
+    _check_size(size, height)
+    if n and not offsets.is_cuda and not (offsets.min() >= 0 and offsets.max() <= height - size):
+        raise StudyError(f"crop offsets must be 0 to {height - size} for {size} of {height} pixels")
+    steps = torch.arange(max(n, size), device=images.device)
+    # Each row of a crop is `size` pixels in a run, so one gather of runs copies whole rows; a gather of pixels,
+    # three bytes each, takes many times as long.
+    runs = images.contiguous().as_strided((max(0, n * height * width - size + 1), size * channels), (channels, 1))
+    rows = steps[:n, None] * height + offsets[:, :1] + steps[:size]
+    crops = runs.index_select(0, (rows * width + offsets[:, 1:]).flatten()).view(n, size, size, channels)
+    if flip is None:
+        return crops
+    # Reflecting all and picking whole images beats choosing pixel by pixel, and needs no count of the reflected,
+    # for which a GPU would have to be waited for.
+    return torch.cat((crops, crops.flip(2))).index_select(0, steps[:n] + n * flip)
+
+
+def normalise(images: Tensor, mean: Tensor, scale: float) -> Tensor:
+    """Turn pixels into network inputs, ``(images - mean) * scale``.
+
+    Args:
+        images: uint8 (n, H, H, 3).
+        mean: float32 (H, H, 3), the mean image's central crop of that size, whatever the offsets of the crops
+            (the 2012 code: fact sheet, sections 2.3 and 4.1).
+        scale: 1 for the raw inputs of P §2.
+
+    Returns:
+        float32 (n, 3, H, H) in ``channels_last`` memory.
+    """
+    return images.float().sub_(mean).mul_(scale).permute(0, 3, 1, 2)
+
+
+def centre_crop(images: Tensor, size: int) -> Tensor:
+    """Return the central squares, (n, size, size, 3) of any type, as a view; an odd rest goes right and below."""
+    _check_size(size, images.shape[1])
+    start = (images.shape[1] - size) // 2
+    return images[:, start : start + size, start : start + size]
+
+
+VIEWS = ("centre", "corners", "grid9")
+
+
+def views(images: Tensor, size: int, which: str) -> Tensor:
+    """Cut the views that a test averages over: uint8 (V, n, size, size, 3) of images uint8 (n, H, H, 3).
+
+    With ends 0 and H - size on each axis, and (H - size) // 2 for the centre:
+
+    - ``centre``: 1 view, the central crop.
+    - ``corners``: 10 views, upper left, upper right, lower left, lower right and centre, then the reflections of
+      these five in the same order (P §4.1; the CIFAR-10 nets of CC1).
+    - ``grid9``: 9 views, start, centre and end of both axes row by row, no reflections (the CIFAR-10 nets of C12
+      and CC2).
+
+    Raises:
+        StudyError: unknown views, or a size above that of the images.
+    """
+    if which not in VIEWS:
+        raise unknown("views", which, VIEWS)
+    _check_size(size, images.shape[1])
+    end = images.shape[1] - size
+    middle = end // 2
+    places = {
+        "centre": [(middle, middle)],
+        "corners": [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)],
+        "grid9": [(y, x) for y in (0, middle, end) for x in (0, middle, end)],
+    }[which]
+    cut = torch.stack([images[:, y : y + size, x : x + size] for y, x in places])
+    return torch.cat((cut, cut.flip(3))) if which == "corners" else cut
+
+
+def _check_size(size: int, height: int) -> None:
+    if not 0 < size <= height:
+        raise StudyError(f"crop of {size} pixels out of images of {height}: take 1 to {height}")

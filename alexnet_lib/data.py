@@ -1,0 +1,391 @@
+"""Data sets as one uint8 tensor per split, with their per-pixel mean and a hash of their content.
+
+A set is named by a recipe's ``data`` field: ``cifar10``, ``synthetic``, or ``synthetic`` with options as in
+``synthetic:size=224,train=200,test=100``. Files are looked for under the data root (see `data_root`).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alexnet_lib.recipes import StudyError, unknown
+
+ROOT_VARIABLE = "ALEXNET_DATA"
+CIFAR10_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels, in a fixed order.
+
+    Channels stand last, so gathering rows gives a batch in ``channels_last`` memory after one permute.
+
+    Raises:
+        StudyError: no images, another shape or type than stated, or not one label per image.
+    """
+
+    images: Tensor
+    """uint8 (N, H, W, 3), RGB 0..255, contiguous."""
+    labels: Tensor
+    """int64 (N,), class indices from 0."""
+
+    def __post_init__(self) -> None:
+        """Check shapes and types."""
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or shape[3] != 3 or shape[1] != shape[2]:
+            raise StudyError(f"images are {self.images.dtype} {shape}: need square RGB, uint8 (N, H, H, 3)")
+        if self.labels.dtype != torch.int64 or self.labels.shape != shape[:1]:
+            got = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            raise StudyError(f"labels are {got}: need one int64 per image, ({shape[0]},)")
+        if not len(self):
+            raise StudyError("a split without images: training and test set need at least one image each")
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.images.shape[0]
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return the split on ``device`` (itself where it is there already)."""
+        images, labels = self.images.to(device), self.labels.to(device)
+        return self if images is self.images else Split(images, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split over the same classes.
+
+    Raises:
+        StudyError: a label outside the classes, or splits of different image size.
+    """
+
+    name: str
+    """The name `load` knows the set by; options at their default are left out."""
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    """Class names, in the order of the labels."""
+    digest: str
+    """sha256 (hex) over shapes, pixels and labels of both splits: see `digest`."""
+
+    def __post_init__(self) -> None:
+        """Check that the splits fit each other and the classes."""
+        for part, split in (("training", self.train), ("test", self.test)):
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= len(self.classes):
+                raise StudyError(
+                    f"{self.name}: {part} labels run from {low} to {high}, "
+                    f"but its {len(self.classes)} classes are numbered 0 to {len(self.classes) - 1}"
+                )
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            sizes = f"{self.train.images.shape[1]} and {self.test.images.shape[1]}"
+            raise StudyError(f"{self.name}: training and test images differ in size ({sizes} pixels)")
+
+    @property
+    def image_size(self) -> int:
+        """Side of the (square) images in pixels."""
+        return self.train.images.shape[1]
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean of each pixel over the training images (P §2): float32 (H, W, 3), 0..255.
+
+        The sums are integers, so the result does not depend on the device or the number of threads.
+        """
+        return (self._sums.double() / len(self.train)).float()
+
+    @cached_property
+    def std(self) -> float:
+        """Standard deviation of all training values about their own pixel's mean, in grey levels."""
+        squares = sum(int(chunk.int().square().sum()) for chunk in self.train.images.split(4096))
+        means = self._sums.double() / len(self.train)
+        return math.sqrt(squares / self.train.images.numel() - means.square().mean().item())
+
+    @cached_property
+    def _sums(self) -> Tensor:
+        total = torch.zeros(self.train.images.shape[1:], dtype=torch.int64, device=self.train.images.device)
+        for chunk in self.train.images.split(4096):
+            total += chunk.sum(0, dtype=torch.int32)
+        return total
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Return the set with both splits on ``device``."""
+        train, test = self.train.to(device), self.test.to(device)
+        if train is self.train and test is self.test:
+            return self
+        return Dataset(self.name, train, test, self.classes, self.digest)
+
+
+def digest(*splits: Split) -> str:
+    """Return the sha256 (hex) of the splits' content, the same on every machine.
+
+    For each split in turn: the shape of the images as decimal text, the pixels row by row, and the labels as
+    little-endian 64-bit integers.
+    """
+    total = hashlib.sha256()
+    for split in splits:
+        total.update(repr(tuple(split.images.shape)).encode())
+        total.update(split.images.cpu().contiguous().numpy())
+        total.update(split.labels.cpu().numpy().astype("<i8"))
+    return total.hexdigest()
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Return the folder that data sets are read from; it need not exist yet.
+
+    The first that is given: ``root``, the environment variable ``ALEXNET_DATA``, the project's ``data`` folder
+    (where the package is installed away from the project: ``data`` in the current folder).
+
+    Raises:
+        StudyError: the root is a file, lies below a file, or can't be read.
+    """
+    given = root or os.environ.get(ROOT_VARIABLE)
+    project = Path(__file__).resolve().parents[1]
+    home = project if (project / "pyproject.toml").is_file() else Path()
+    path = Path(given).expanduser() if given else home / "data"
+    try:
+        os.listdir(path)
+    except FileNotFoundError:
+        pass
+    except NotADirectoryError:
+        raise StudyError(f"data root {path} is a file, or lies below one: {ROOT_VARIABLE} must name a folder") from None
+    except OSError as error:
+        raise StudyError(
+            f"data root {path} can't be read ({error.strerror}): set its permissions, "
+            f"or point {ROOT_VARIABLE} at another folder"
+        ) from None
+    return path
+
+
+def load(name: str, *, root: str | Path | None = None, download: bool = True) -> Dataset:
+    """Return the data set called ``name``, on the CPU.
+
+    Args:
+        name: ``cifar10``, or ``synthetic`` with any of `synthetic`'s arguments as options, in any order:
+            ``synthetic:size=224,train=200``.
+        root: folder of the data sets; by default see `data_root`.
+        download: fetch CIFAR-10 where the root lacks it.
+
+    Raises:
+        StudyError: an unknown name or option, a value out of range, or a set that is missing, damaged or altered.
+    """
+    kind, _, text = name.partition(":")
+    if kind not in LOADERS:
+        raise unknown("data set", kind, LOADERS)
+    options: dict[str, str] = {}
+    for item in text.split(",") if text else ():
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not value or key in options:
+            raise StudyError(f"data set {name!r}: {item!r} should be option=value, each option once")
+        options[key] = value
+    return LOADERS[kind](options, root, download)
+
+
+def _load_cifar10(options: dict[str, str], root: str | Path | None, download: bool) -> Dataset:
+    if options:
+        raise StudyError(f"data set 'cifar10' takes no options; given: {', '.join(options)}")
+    return cifar10(root, download=download)
+
+
+def _load_synthetic(options: dict[str, str], root: str | Path | None, download: bool) -> Dataset:
+    known = dict.fromkeys(("size", "classes", "train", "test", "seed"), 0)
+    for key, value in options.items():
+        if key not in known:
+            raise unknown("option of data set 'synthetic'", key, known)
+        try:
+            known[key] = int(value)
+        except ValueError:
+            raise StudyError(f"data set 'synthetic': {key}={value} should be a whole number") from None
+    return synthetic(**{key: known[key] for key in options})
+
+
+LOADERS: dict[str, Callable[[dict[str, str], str | Path | None, bool], Dataset]] = {
+    "cifar10": _load_cifar10,
+    "synthetic": _load_synthetic,
+}
+"""Data sets by name: each loader takes the name's options, the root as given, and whether it may download."""
+
+
+def cifar10(root: str | Path | None = None, *, download: bool = True) -> Dataset:
+    """Return CIFAR-10 (Krizhevsky 2009) in its official order: 50,000 training and 10,000 test images, 32 pixels.
+
+    The official files are read, and their md5 checked, by ``torchvision.datasets.CIFAR10``. Files that are there
+    are never replaced: a download happens only where ``cifar-10-batches-py`` is absent, beside it, and is moved
+    into place when complete.
+
+    Raises:
+        StudyError: the set is absent and can't be downloaded, or a file of it is missing, cut short or altered.
+    """
+    from torchvision.datasets import CIFAR10
+
+    home = data_root(root)
+    if not (home / CIFAR10.base_folder).exists():
+        if not download:
+            raise StudyError(_absent(home, "and downloading was not asked for"))
+        _download_cifar10(home)
+    try:
+        parts = [CIFAR10(home, train=train) for train in (True, False)]
+    except (RuntimeError, OSError):
+        raise StudyError(_damage(home)) from None
+    train, test = (Split(torch.from_numpy(p.data).contiguous(), torch.tensor(p.targets)) for p in parts)
+    return Dataset("cifar10", train, test, tuple(parts[0].classes), digest(train, test))
+
+
+def _absent(home: Path, why: str) -> str:
+    from torchvision.datasets import CIFAR10
+
+    return (
+        f"CIFAR-10 is not under the data root {home} ({CIFAR10.base_folder} is missing), {why}. "
+        f"Set {ROOT_VARIABLE} to the folder that holds {CIFAR10.base_folder}, or fetch {CIFAR10.filename} "
+        f"from {CIFAR10_PAGE} and put it, packed as it is, into {home}"
+    )
+
+
+def _download_cifar10(home: Path) -> None:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    archive = home / CIFAR10.filename
+    if archive.exists() and not check_integrity(archive, CIFAR10.tgz_md5):
+        raise StudyError(f"{archive} is cut short or altered (its md5 is not {CIFAR10.tgz_md5}): delete it and run again")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home, prefix=".cifar-10-") as folder:
+            if archive.exists():
+                shutil.copy(archive, folder)
+            CIFAR10(folder, download=True)
+            (Path(folder) / CIFAR10.base_folder).rename(home / CIFAR10.base_folder)
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return  # another process finished the same download first
+        raise StudyError(_absent(home, f"and the download failed ({error})")) from None
+
+
+def _damage(home: Path) -> str:
+    """Say which files of the CIFAR-10 under ``home`` are not the official ones, and what to do."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    folder = home / CIFAR10.base_folder
+    official = {**dict(CIFAR10.train_list + CIFAR10.test_list), CIFAR10.meta["filename"]: CIFAR10.meta["md5"]}
+    wrong = []
+    for name, md5 in official.items():
+        try:
+            if not (folder / name).exists():
+                wrong.append(f"{name} is missing")
+            elif not check_integrity(folder / name, md5):
+                wrong.append(f"{name} is cut short or altered (its md5 is not {md5})")
+        except OSError as error:
+            wrong.append(f"{name} can't be read ({error.strerror})")
+    return (
+        f"CIFAR-10 under {folder}: {'; '.join(wrong) or 'can not be read'}. Delete {folder} to have it downloaded "
+        f"again, or point {ROOT_VARIABLE} at a sound copy; nothing was changed"
+    )
+
+
+def synthetic(*, size: int = 32, classes: int = 10, train: int = 1000, test: int = 500, seed: int = 0) -> Dataset:
+    """Return the embedded set: oriented coloured gratings on noise, drawn by code, so that no file is needed.
+
+    A class is an orientation, a spatial frequency (cycles per image) and a hue. Each image has its own phase,
+    contrast and tint, a small rotation, and noise whose octaves are equally strong, as in photographs. Labels
+    take turns: 0, 1, 2, ... The arithmetic is in integers, so a seed gives the same bytes on every machine.
+
+    Args:
+        size: side of the images in pixels, 8 to 1024.
+        classes: number of classes, 2 to 1024.
+        train: number of training images.
+        test: number of test images.
+        seed: seed of both splits, 0 or more.
+
+    Raises:
+        StudyError: an argument out of its range.
+    """
+    given = {"size": size, "classes": classes, "train": train, "test": test, "seed": seed}
+    ranges = {"size": (8, 1024), "classes": (2, 1024), "train": (1, 10**7), "test": (1, 10**7), "seed": (0, 2**62)}
+    for key, (low, high) in ranges.items():
+        if not low <= given[key] <= high:
+            raise StudyError(f"data set 'synthetic': {key}={given[key]} should be from {low} to {high}")
+    assert synthetic.__kwdefaults__ is not None
+    changed = ",".join(f"{k}={v}" for k, v in given.items() if v != synthetic.__kwdefaults__[k])
+    generator = torch.Generator().manual_seed(seed)
+    parts = [_draw(n, size, classes, generator) for n in (train, test)]
+    names = tuple(f"pattern {k}" for k in range(classes))
+    return Dataset(f"synthetic:{changed}".rstrip(":"), parts[0], parts[1], names, digest(*parts))
+
+
+_CHUNK = 2**21  # pixels drawn at a time: a few tens of MB of working memory
+_TURN = 2**16  # one full turn of an angle or a phase
+
+
+def _draw(n: int, size: int, classes: int, generator: torch.Generator) -> Split:
+    images = torch.empty(n, size, size, 3, dtype=torch.uint8)
+    labels = torch.arange(n) % classes
+    step = max(1, _CHUNK // size**2)
+    for some, out in zip(labels.split(step), images.split(step), strict=True):
+        out.copy_(_patterns(some, size, generator))
+    return Split(images, labels)
+
+
+def _wave(phase: Tensor) -> Tensor:
+    """Triangle wave: int32 phase (65536 is one turn) -> int32 -128..128."""
+    return ((phase & (_TURN - 1)) - _TURN // 2).abs().sub_(_TURN // 4) >> 7
+
+
+def _patterns(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Draw one image per label: int32 (n, size, size, 3) within 0..255."""
+    n = len(labels)
+
+    def jitter(most: int, *shape: int) -> Tensor:
+        return torch.randint(-most, most + 1, (n, *shape, 1), generator=generator, dtype=torch.int32)
+
+    # Multiples of two irrational fractions of a turn spread any number of classes over orientations and hues.
+    k = labels.to(torch.int32).view(-1, 1)
+    angle = k * 20252 // 2 + jitter(1100)  # half a turn holds all orientations; +- 6 degrees
+    cycles = 3 + 2 * (k % 3)
+    cosine, sine = (_COSINE[(a >> 8) & 255] for a in (angle, angle - _TURN // 4))
+    pixels = torch.arange(size, dtype=torch.int32)
+    across, down = (cycles * c * 4 * pixels // size for c in (cosine, sine))
+    phase = jitter(_TURN // 2)
+    wave = _wave((across + phase).view(n, 1, size) + down.view(n, size, 1))
+
+    hue = k * 24703 + jitter(3000)
+    colour = 96 + _wave(hue + torch.tensor([0, _TURN // 3, 2 * _TURN // 3], dtype=torch.int32)) // 2
+    contrast = 32 + jitter(14)
+    grating = wave.view(n, size, size, 1) * (colour * contrast >> 6).view(n, 1, 1, 3) >> 7
+    noise = _noise(n, size, generator).view(n, size, size, 1)
+    grain = torch.randint(-12, 13, (n, size, size, 3), generator=generator, dtype=torch.int32)
+    tint = 128 + jitter(24, 3).view(n, 1, 1, 3)
+    return (grating + noise + grain + tint).clamp_(0, 255)
+
+
+_COSINE = torch.tensor([round(2**14 * math.cos(2 * math.pi * i / 256)) for i in range(256)], dtype=torch.int32)
+
+
+def _noise(n: int, size: int, generator: torch.Generator) -> Tensor:
+    """Draw noise of equal strength in every octave: int32 (n, size, size), about zero."""
+    sides = [size]
+    while sides[-1] > 4:
+        sides.append((sides[-1] + 1) // 2 + 1)
+    total = torch.zeros(n, sides[-1], sides[-1], dtype=torch.int32)
+    for side in reversed(sides):
+        if side != total.shape[1]:
+            total = _double(_double(total).transpose(1, 2)).transpose(1, 2)[:, :side, :side] >> 2
+        total = total + torch.randint(-24, 25, total.shape, generator=generator, dtype=torch.int32)
+    return total
+
+
+def _double(rows: Tensor) -> Tensor:
+    """Put the mean of neighbours between rows, (n, m, w) -> (n, 2 m - 2, w), in units of one half."""
+    here, below = rows[:, :-1], rows[:, 1:]
+    return torch.stack((2 * here, here + below), 2).flatten(1, 2)

@@ -1,0 +1,419 @@
+"""The networks: Krizhevsky's CIFAR-10 nets of 2012 and AlexNet in three editions.
+
+A network is a plain ``nn.Sequential`` of named layers; the function that builds it reads like the layer
+table of its source: the paper (``P §3.5``), the 2012 release (``layers-145.cfg`` is the paper's net), the
+example layers of cuda-convnet (``layers-19pct.cfg`` and its siblings), or torchvision. Each layer with
+weights carries what its file says about them: see :class:`LayerSetting`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet_lib.recipes import INITS, StudyError, unknown
+
+Activation = Callable[[], nn.Module]
+
+ACTIVATIONS: dict[str, Activation] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class CrossMapNorm(nn.Module):
+    """Local response normalisation over neighbouring maps (P §3.3).
+
+    ``b[i] = a[i] / (k + alpha * sum(a[j]**2 for j from i - size//2 to i + size//2)) ** beta``, for odd
+    ``size``; the sum ends at the first and last map of a tower: no tower sees the other's maps.
+
+    ``alpha`` is the factor of each term, as the paper prints it. The 2012 code divides its file's value by
+    ``size`` first, and so does ``torch.nn.LocalResponseNorm``, whose alpha is ``size`` times the one here.
+    For size 5: the paper as printed is 1e-4 here, 5e-4 there; the 2012 code is 1e-4/5 here, 1e-4 there.
+
+    Shapes: float (N, maps, H, W) in and out; ``towers`` divides ``maps``; dtype and memory format are kept.
+    """
+
+    def __init__(self, size: int, alpha: float, beta: float, k: float, towers: int = 1) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k, self.towers = size, alpha, beta, k, towers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``."""
+        wide = _wide(x)
+        sums = torch.cat([self._window_sums(tower) for tower in wide.square().chunk(self.towers, 1)], 1)
+        return (wide * _inverse_power(self.k + self.alpha * sums, self.beta)).to(x.dtype)
+
+    def _window_sums(self, squares: Tensor) -> Tensor:
+        # Shifted slices of one padded tensor: torch.compile fuses them and the division into one kernel.
+        padded = F.pad(squares, (0, 0, 0, 0, self.size // 2, self.size // 2))
+        sums = padded.narrow(1, 0, squares.shape[1])
+        for shift in range(1, self.size):
+            sums = sums + padded.narrow(1, shift, squares.shape[1])
+        return sums
+
+
+class SameMapNorm(nn.Module):
+    """Response normalisation over a ``size`` x ``size`` window of one map (``rnorm`` of the 2012 release).
+
+    As :class:`CrossMapNorm`, the sum taken over the window; pixels outside the map count as zero. ``alpha``
+    is the factor of each term: the file's ``scale`` over ``size**2``. The paper does not mention this layer.
+
+    Shapes: float (N, maps, H, W) in and out; dtype and memory format are kept.
+    """
+
+    def __init__(self, size: int, alpha: float, beta: float, k: float) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``."""
+        wide = _wide(x)
+        sums = F.avg_pool2d(wide.square(), self.size, 1, self.size // 2, divisor_override=1)
+        return (wide * _inverse_power(self.k + self.alpha * sums, self.beta)).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    # Squares summed in bf16 would add a rounding error as large as the one of the format itself.
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _inverse_power(x: Tensor, beta: float) -> Tensor:
+    if beta == 0.75:  # every net's; on a CPU a compiled norm is four times faster with roots than with pow
+        root = x.rsqrt()
+        return root * root.sqrt()
+    return x**-beta
+
+
+class LocallyConnected(nn.Module):
+    """A convolution of stride 1 that shares no weights and biases between positions (``local`` in the files).
+
+    ``map_size`` is the side S of the square input maps. Shapes: float (N, in_maps, S, S) to (N, maps, T, T)
+    with T = S + 2 * padding - kernel + 1; weight (T*T, in_maps * kernel**2, maps), bias (T*T, 1, maps).
+    """
+
+    def __init__(self, in_maps: int, maps: int, kernel: int, map_size: int, padding: int) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel, 1, padding
+        self.out_size = map_size + 2 * padding - kernel + 1
+        self.weight = nn.Parameter(torch.empty(self.out_size**2, in_maps * kernel**2, maps))
+        self.bias = nn.Parameter(torch.empty(self.out_size**2, 1, maps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give each position the response of its own filters."""
+        patches = F.unfold(x, self.kernel_size, padding=self.padding).permute(2, 0, 1)
+        maps = torch.baddbmm(self.bias, patches, self.weight)
+        return maps.permute(1, 2, 0).reshape(x.shape[0], -1, self.out_size, self.out_size)
+
+
+@dataclass(frozen=True)
+class LayerSetting:
+    """What a network's file says about the parameters of one layer.
+
+    ``std``: standard deviation of the initial weights; ``bias``: initial value of the biases; ``decay``:
+    coefficient in ``v <- m*v - eps*(decay*w + gradient)`` (P §5), for the weights only.
+    """
+
+    std: float
+    bias: float
+    decay: float
+
+
+WeightLayer = nn.Conv2d | nn.Linear | LocallyConnected
+
+
+def conv(in_maps: int, maps: int, kernel: int, *, stride: int = 1, padding: int = 0, groups: int = 1,
+         std: float, bias: float = 0.0, decay: float) -> nn.Conv2d:
+    """Make a convolution; ``groups=2`` keeps each tower to its own half of the maps."""
+    layer = nn.Conv2d(in_maps, maps, kernel, stride, padding, groups=groups)
+    vars(layer)["setting"] = LayerSetting(std, bias, decay)
+    return layer
+
+
+def linear(inputs: int, outputs: int, *, std: float, bias: float = 0.0, decay: float) -> nn.Linear:
+    """Make a fully-connected layer."""
+    layer = nn.Linear(inputs, outputs)
+    vars(layer)["setting"] = LayerSetting(std, bias, decay)
+    return layer
+
+
+def local(in_maps: int, maps: int, kernel: int, *, map_size: int, padding: int, std: float,
+          bias: float = 0.0, decay: float) -> LocallyConnected:
+    """Make a locally connected layer."""
+    layer = LocallyConnected(in_maps, maps, kernel, map_size, padding)
+    vars(layer)["setting"] = LayerSetting(std, bias, decay)
+    return layer
+
+
+def setting_of(layer: WeightLayer) -> LayerSetting:
+    """Return the setting of a layer made by :func:`conv`, :func:`linear` or :func:`local`."""
+    setting = vars(layer)["setting"]
+    assert isinstance(setting, LayerSetting)
+    return setting
+
+
+def weight_layers(net: nn.Module) -> list[tuple[str, WeightLayer]]:
+    """List the layers with weights by name, the input's side first."""
+    return [(name, layer) for name, layer in net.named_modules() if isinstance(layer, WeightLayer)]
+
+
+def _max_pool() -> nn.Module:
+    # The 2012 code makes 1 + ceil((side - 3) / 2) windows, the last cut off at the edge: 32 -> 16 -> 8 -> 4.
+    return nn.MaxPool2d(3, stride=2, ceil_mode=True)
+
+
+def _avg_pool() -> nn.Module:
+    return nn.AvgPool2d(3, stride=2, ceil_mode=True)  # divides by the part of the window inside, as in 2012
+
+
+def _net(**layers: nn.Module | None) -> nn.Sequential:
+    return nn.Sequential(OrderedDict((name, layer) for name, layer in layers.items() if layer is not None))
+
+
+def _cifar_conv(act: Activation, *, norm: bool = False, **top: nn.Module) -> nn.Sequential:
+    """Build the three convolutions that the 26 %, 19 % and 18 % nets share, with ``top`` on them."""
+    return _net(
+        conv1=conv(3, 32, 5, padding=2, std=0.0001, decay=0.004),
+        pool1=_max_pool(), act1=act(), norm1=SameMapNorm(3, 5e-5 / 9, 0.75, 1.0) if norm else None,
+        conv2=conv(32, 32, 5, padding=2, std=0.01, decay=0.004),
+        act2=act(), pool2=_avg_pool(), norm2=SameMapNorm(3, 5e-5 / 9, 0.75, 1.0) if norm else None,
+        conv3=conv(32, 64, 5, padding=2, std=0.01, decay=0.004),
+        act3=act(), pool3=_avg_pool(), flatten=nn.Flatten(), **top,
+    )
+
+
+def _cifar_26pct(classes: int, act: Activation) -> nn.Sequential:
+    fc4, fc5 = linear(1024, 64, std=0.1, decay=0.03), linear(64, classes, std=0.1, decay=0.03)
+    return _cifar_conv(act, fc4=fc4, act4=act(), fc5=fc5)
+
+
+def _cifar_19pct(classes: int, act: Activation) -> nn.Sequential:
+    return _cifar_conv(act, fc4=linear(1024, classes, std=0.01, decay=3.0))
+
+
+def _cifar_18pct(classes: int, act: Activation) -> nn.Sequential:
+    return _cifar_conv(act, norm=True, fc4=linear(1024, classes, std=0.01, decay=1.0))
+
+
+def _cifar_local(classes: int, act: Activation, *, norm: bool, maps3: int, decay5: float) -> nn.Sequential:
+    """Build conv-conv-local-local; the files of the 13 % and 11 % nets differ in these three ways."""
+    return _net(
+        conv1=conv(3, 64, 5, padding=2, std=0.0001, decay=0.0),
+        act1=act(), pool1=_max_pool(), norm1=CrossMapNorm(9, 1e-3 / 9, 0.75, 1.0) if norm else None,
+        conv2=conv(64, 64, 5, padding=2, std=0.01, decay=0.0),
+        act2=act(), norm2=CrossMapNorm(9, 1e-3 / 9, 0.75, 1.0) if norm else None, pool2=_max_pool(),
+        local3=local(64, maps3, 3, map_size=6, padding=1, std=0.04, decay=0.004), act3=act(),
+        local4=local(maps3, 32, 3, map_size=6, padding=1, std=0.04, decay=0.004), act4=act(),
+        flatten=nn.Flatten(), fc5=linear(1152, classes, std=0.01, decay=decay5),
+    )
+
+
+def _cifar_13pct(classes: int, act: Activation) -> nn.Sequential:
+    return _cifar_local(classes, act, norm=False, maps3=32, decay5=0.004)
+
+
+def _cifar_11pct(classes: int, act: Activation) -> nn.Sequential:
+    return _cifar_local(classes, act, norm=True, maps3=64, decay5=0.01)
+
+
+DECAY = 5e-4
+"""Weight decay of every AlexNet layer (P §5)."""
+
+
+def _alexnet_paper(classes: int, act: Activation) -> nn.Sequential:
+    """Build AlexNet as printed: layers P §3.5, norms §3.3, dropout §4.2, initial values §5.
+
+    The paper does not say how 224 pixels give 55 x 55 maps; the padding is the 2012 code's.
+    """
+    return _net(
+        pad1=nn.ZeroPad2d((0, 3, 0, 3)),
+        conv1=conv(3, 96, 11, stride=4, std=0.01, decay=DECAY),
+        act1=act(), norm1=CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2), pool1=_max_pool(),
+        conv2=conv(96, 256, 5, padding=2, groups=2, std=0.01, bias=1.0, decay=DECAY),
+        act2=act(), norm2=CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2), pool2=_max_pool(),
+        conv3=conv(256, 384, 3, padding=1, std=0.01, decay=DECAY), act3=act(),
+        conv4=conv(384, 384, 3, padding=1, groups=2, std=0.01, bias=1.0, decay=DECAY), act4=act(),
+        conv5=conv(384, 256, 3, padding=1, groups=2, std=0.01, bias=1.0, decay=DECAY), act5=act(),
+        pool5=_max_pool(), **_two_tower_top(classes, act),
+    )
+
+
+def _alexnet_code2012(classes: int, act: Activation) -> nn.Sequential:
+    """Build net #145 of the 2012 release (``layers-145.cfg``): its logs hold the paper's numbers."""
+    return _net(
+        pad1=nn.ZeroPad2d((0, 3, 0, 3)),  # the last kernels reach beyond the image and read zeros there
+        conv1=conv(3, 96, 11, stride=4, std=0.01, decay=DECAY),
+        norm1=CrossMapNorm(5, 1e-4 / 5, 0.75, 2.0, towers=2), pool1=_max_pool(), act1=act(),
+        conv2=conv(96, 256, 5, padding=2, groups=2, std=0.01, bias=1.0, decay=DECAY),
+        act2=act(), norm2=CrossMapNorm(5, 1e-4 / 5, 0.75, 2.0, towers=2),
+        mapnorm2=SameMapNorm(5, 1e-3 / 25, 0.75, 1.0), pool2=_max_pool(),  # ``cnorm2``, not in the paper
+        conv3=conv(256, 384, 3, padding=1, std=0.03, decay=DECAY), act3=act(),
+        conv4=conv(384, 384, 3, padding=1, groups=2, std=0.03, bias=1.0, decay=DECAY), act4=act(),
+        conv5=conv(384, 256, 3, padding=1, groups=2, std=0.03, bias=1.0, decay=DECAY), pool5=_max_pool(),
+        act5=act(), **_two_tower_top(classes, act),
+    )
+
+
+def _two_tower_top(classes: int, act: Activation) -> dict[str, nn.Module]:
+    return dict(
+        flatten=nn.Flatten(),
+        fc6=linear(256 * 6 * 6, 4096, std=0.01, bias=1.0, decay=DECAY), act6=act(), drop6=nn.Dropout(0.5),
+        fc7=linear(4096, 4096, std=0.01, bias=1.0, decay=DECAY), act7=act(), drop7=nn.Dropout(0.5),
+        fc8=linear(4096, classes, std=0.01, decay=DECAY),
+    )
+
+
+def _alexnet_one_tower(classes: int, act: Activation) -> nn.Sequential:
+    """Build torchvision's ``alexnet``: one tower, no norms, dropout on the inputs of fc6 and fc7.
+
+    torchvision leaves initial values to the framework; here they are the paper's, layer by layer (P §5).
+    """
+    return _net(
+        conv1=conv(3, 64, 11, stride=4, padding=2, std=0.01, decay=DECAY), act1=act(), pool1=_max_pool(),
+        conv2=conv(64, 192, 5, padding=2, std=0.01, bias=1.0, decay=DECAY), act2=act(), pool2=_max_pool(),
+        conv3=conv(192, 384, 3, padding=1, std=0.01, decay=DECAY), act3=act(),
+        conv4=conv(384, 256, 3, padding=1, std=0.01, bias=1.0, decay=DECAY), act4=act(),
+        conv5=conv(256, 256, 3, padding=1, std=0.01, bias=1.0, decay=DECAY), act5=act(), pool5=_max_pool(),
+        flatten=nn.Flatten(), drop5=nn.Dropout(0.5),
+        fc6=linear(256 * 6 * 6, 4096, std=0.01, bias=1.0, decay=DECAY), act6=act(), drop6=nn.Dropout(0.5),
+        fc7=linear(4096, 4096, std=0.01, bias=1.0, decay=DECAY), act7=act(),
+        fc8=linear(4096, classes, std=0.01, decay=DECAY),
+    )
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network's name and source, the side of its RGB input in pixels, the classes it had there."""
+
+    name: str
+    source: str
+    image_size: int
+    classes: int
+    layers: Callable[[int, Activation], nn.Sequential]
+
+
+NETS: dict[str, Net] = {net.name: net for net in (
+    Net("cifar-26pct", "cuda-convnet, layers-80sec.cfg", 32, 10, _cifar_26pct),
+    Net("cifar-19pct", "cuda-convnet, layers-19pct.cfg", 32, 10, _cifar_19pct),
+    Net("cifar-18pct", "cuda-convnet, layers-18pct.cfg", 32, 10, _cifar_18pct),
+    Net("cifar-13pct", "cuda-convnet, layers-conv-local-13pct.cfg", 24, 10, _cifar_13pct),
+    Net("cifar-11pct", "cuda-convnet, layers-conv-local-11pct.cfg", 24, 10, _cifar_11pct),
+    Net("alexnet-paper", "the paper as printed", 224, 1000, _alexnet_paper),
+    Net("alexnet-code2012", "2012 release, layers-145.cfg", 224, 1000, _alexnet_code2012),
+    Net("alexnet-one-tower", "torchvision, alexnet", 224, 1000, _alexnet_one_tower),
+)}
+
+
+def outline(net: str, *, classes: int | None = None, activation: str = "relu") -> nn.Sequential:
+    """Return a network without values, on the meta device: enough for its layer table, and free.
+
+    Raises:
+        StudyError: no such net or activation, or fewer than two classes.
+    """
+    if net not in NETS:
+        raise unknown("net", net, NETS)
+    if activation not in ACTIVATIONS:
+        raise unknown("activation", activation, ACTIVATIONS)
+    classes = NETS[net].classes if classes is None else classes
+    if classes < 2:
+        raise StudyError(f"net {net!r} needs at least 2 classes, got {classes}")
+    with torch.device("meta"):
+        return NETS[net].layers(classes, ACTIVATIONS[activation])
+
+
+def build(net: str, *, classes: int | None = None, activation: str = "relu", init: str = "file",
+          generator: torch.Generator) -> nn.Sequential:
+    """Build a network with its initial values, on the device of ``generator``, the only source of randomness.
+
+    ``init="file"``: each layer's deviation and bias as its file has them. ``init="variance"``: deviations
+    that keep the signal's variance (gain / sqrt(fan-in), He et al. 2015; the last layer's gain is 1), biases
+    0. Generators in equal states give the same standard normals under both and for any activation, so that
+    arms can be paired.
+
+    The result maps float (N, 3, S, S), S the ``image_size`` of the net, to logits (N, classes).
+
+    Raises:
+        StudyError: no such net, activation or init, or fewer than two classes.
+    """
+    if init not in INITS:
+        raise unknown("init", init, INITS)
+    model = outline(net, classes=classes, activation=activation).to_empty(device=generator.device)
+    layers = [layer for _, layer in weight_layers(model)]
+    for layer in layers:
+        std, bias = setting_of(layer).std, setting_of(layer).bias
+        if init == "variance":
+            follows = "linear" if layer is layers[-1] else activation
+            gain = nn.init.calculate_gain(follows)  # type: ignore[arg-type]
+            std, bias = gain / math.sqrt(_fan_in(layer)), 0.0
+        assert layer.bias is not None
+        with torch.no_grad():
+            layer.weight.normal_(generator=generator).mul_(std)
+            layer.bias.fill_(bias)
+    return model
+
+
+def _fan_in(layer: WeightLayer) -> int:
+    return layer.weight.shape[1] if isinstance(layer, LocallyConnected) else layer.weight[0].numel()
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer's row of :func:`layer_table`, for one image.
+
+    ``shape`` is the output's; ``window`` reads kernel / stride / padding; ``macs`` are multiply-accumulates,
+    biases left out; ``neurons`` are the outputs of layers with weights, as P Figure 2 counts them.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    window: str
+    groups: int
+    parameters: int
+    macs: int
+    neurons: int
+
+
+def layer_table(net: nn.Module, image_size: int) -> list[LayerRow]:
+    """Return one row for each layer of ``net``, in order, for an RGB image of side ``image_size``.
+
+    Runs on the meta device: no arithmetic is done, and neither values nor random states change.
+    """
+    rows: list[LayerRow] = []
+    layers = {layer: name for name, layer in net.named_modules() if not list(layer.children())}
+
+    def note(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        shape = tuple(output.shape[1:])
+        neurons, fan_in = (math.prod(shape), _fan_in(layer)) if isinstance(layer, WeightLayer) else (0, 0)
+        rows.append(LayerRow(
+            layers[layer], type(layer).__name__, shape, _window(layer), getattr(layer, "groups", 1),
+            n_parameters(layer), macs=neurons * fan_in, neurons=neurons,
+        ))
+
+    values = {name: value.detach().to("meta") for name, value in net.named_parameters()}
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        torch.func.functional_call(net, values, torch.empty(1, 3, image_size, image_size, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return rows
+
+
+def _window(layer: nn.Module) -> str:
+    if isinstance(layer, CrossMapNorm):
+        return f"{layer.size} maps"
+    if isinstance(layer, SameMapNorm):
+        return f"{layer.size} / 1 / {layer.size // 2}"
+    if isinstance(layer, nn.ZeroPad2d):
+        return "left {}, right {}, top {}, bottom {}".format(*layer.padding)
+    numbers = [getattr(layer, name, None) for name in ("kernel_size", "stride", "padding")]
+    return " / ".join(str(n[0] if isinstance(n, tuple) else n) for n in numbers if n is not None)
+
+
+def n_parameters(net: nn.Module) -> int:
+    """Count the numbers that training changes."""
+    return sum(parameter.numel() for parameter in net.parameters())

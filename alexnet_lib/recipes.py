@@ -1,0 +1,152 @@
+"""A recipe is everything that decides a run's numbers: data, network, update rule, length, seed.
+
+Device, time and commit are not in it: they are provenance and stand in the run record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+class StudyError(ValueError):
+    """Something the reader can put right; its message says what was wrong, where, and what to do."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> StudyError:
+    """Return the error for a ``name`` that does not exist, with the nearest one that does."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return StudyError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
+
+
+PRECISIONS = ("float32", "tf32", "bf16")
+INPUTS = ("raw", "unit")
+INITS = ("file", "variance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run, resolved: two runs of equal recipes on equal machines give equal numbers.
+
+    Raises:
+        StudyError: a value outside its range; the message names the field and what it may be.
+    """
+
+    data: str = "cifar10"
+    """Data set, by a name that ``alexnet_lib.data.load`` knows."""
+    net: str = "cifar-19pct"
+    """Network, by its name in ``alexnet_lib.models.NETS``."""
+    activation: str = "relu"
+    """Non-linearity: ``relu`` or ``tanh`` (P §3.1)."""
+    init: str = "file"
+    """``file``: the deviations of the network's 2012 file; ``variance``: He's rule for the activation."""
+    inputs: str = "raw"
+    """``raw``: 0..255 minus the per-pixel mean (P §2); ``unit``: the same over its standard deviation."""
+    crop: int = 0
+    """Side of the random training crops in pixels, and of the test views; 0 takes the whole image."""
+    flip: bool = False
+    """Reflect each training image horizontally with probability 1/2 (P §4.1)."""
+    batch: int = 128
+    """Images per update (P §5)."""
+    epochs: int = 80
+    """Passes over the training set; a cap where ``target_error`` is set."""
+    rate: float = 0.001
+    """Learning rate of the weights."""
+    bias_rate: float = 2.0
+    """Learning rate of the biases, as a multiple of ``rate``; every 2012 file has 2."""
+    momentum: float = 0.9
+    """Share of the velocity kept from one update to the next (P §5)."""
+    decay: float = 1.0
+    """Multiplies the weight decays of the network's file; 0 switches decay off."""
+    cuts: tuple[int, ...] = ()
+    """Epochs (counted from 0) before which all rates are divided by ten (P §5)."""
+    target_error: float | None = None
+    """Stop after the first epoch whose training error is at or below this fraction."""
+    precision: str = "float32"
+    """``float32``; ``tf32`` or ``bf16`` where the device has it."""
+    seed: int = 0
+    """Decides initial weights, order, crops, flips and dropout."""
+
+    def __post_init__(self) -> None:
+        """Check every field by itself; what needs the data is checked when training starts."""
+        for name in ("rate", "momentum", "bias_rate", "decay"):
+            if not math.isfinite(getattr(self, name)):
+                raise StudyError(f"recipe field {name!r}: {getattr(self, name)!r} is not a finite number")
+        checks = (
+            ("rate", self.rate > 0, "must be above 0 (a rate of 0 or less learns nothing)"),
+            ("bias_rate", self.bias_rate >= 0, "must be 0 or more"),
+            ("momentum", 0 <= self.momentum < 1, "must be at least 0 and below 1"),
+            ("decay", self.decay >= 0, "must be 0 or more"),
+            ("batch", self.batch >= 1, "must be 1 or more"),
+            ("epochs", self.epochs >= 1, "must be 1 or more"),
+            ("crop", self.crop >= 0, "must be 0 (whole image) or a side in pixels"),
+            ("seed", self.seed >= 0, "must be 0 or more"),
+            ("cuts", list(self.cuts) == sorted(set(self.cuts)), "must be rising epochs, each once"),
+            (
+                "target_error",
+                self.target_error is None or 0 < self.target_error < 1,
+                "must be a fraction between 0 and 1",
+            ),
+        )
+        for name, good, rule in checks:
+            if not good:
+                raise StudyError(f"recipe field {name!r}: {getattr(self, name)!r} {rule}")
+        for name, known in (("precision", PRECISIONS), ("inputs", INPUTS), ("init", INITS)):
+            if getattr(self, name) not in known:
+                raise unknown(f"value of recipe field {name!r}", getattr(self, name), known)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of a mapping from outside (JSON, YAML, command line).
+
+        Raises:
+            StudyError: a field that does not exist (with the nearest one) or a value of another type.
+        """
+        known = {field.name: str(field.type) for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise unknown("recipe field", name, known)
+        return cls(**{name: _coerce(name, value, known[name]) for name, value in values.items()})
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every field by name, as JSON types (a rate of ``1`` and of ``1.0`` are the same)."""
+        typed = {f.name: _coerce(f.name, getattr(self, f.name), str(f.type)) for f in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in typed.items()}
+
+    @property
+    def id(self) -> str:
+        """Return the run's identity: 16 hex digits over the fields that differ from their default.
+
+        A field added later, with a default that keeps the old behaviour, thus leaves old runs their names.
+        """
+        defaults = Recipe().resolved()
+        given = {name: value for name, value in self.resolved().items() if value != defaults[name]}
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _coerce(name: str, value: Any, kind: str) -> Any:
+    """Return ``value`` as the type that the field declares, or say why it can't be one."""
+    error = StudyError(f"recipe field {name!r}: expected {kind}, got {type(value).__name__} {value!r}")
+    if kind.startswith("tuple"):
+        if not isinstance(value, list | tuple):
+            raise error
+        return tuple(_coerce(name, item, "int") for item in value)
+    if kind.startswith("float"):
+        if value is None and kind.endswith("None"):
+            return None
+        if isinstance(value, str):
+            raise StudyError(f"{error} (YAML and JSON read '1e-3' as text in some places: write 1.0e-3)")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise error
+        return float(value)
+    expected = {"str": str, "int": int, "bool": bool}[kind]
+    if not isinstance(value, expected) or (kind == "int" and isinstance(value, bool)):
+        raise error
+    return value

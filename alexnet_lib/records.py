@@ -1,0 +1,205 @@
+"""Run records: one line of JSON a run, written once, when the run has ended.
+
+A record holds the recipe, its curves and scores, and the provenance that a stranger needs to repeat it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_lib.data import Dataset
+from alexnet_lib.recipes import Recipe, StudyError
+from alexnet_lib.train import Result
+
+SCHEMA = 1
+PROJECT = Path(__file__).resolve().parent.parent
+Record = dict[str, Any]
+KEYS = (
+    "schema",
+    "id",
+    "experiment",
+    "arm",
+    "scale",
+    "seed",
+    "recipe",
+    "data",
+    "outcome",
+    "history",
+    "scores",
+    "cost",
+    "provenance",
+)
+
+
+def runs_folder(folder: Path | None = None) -> Path:
+    """Return the folder of records: ``folder``, else the variable ``ALEXNET_RUNS``, else ``data/runs``."""
+    return folder or Path(os.environ.get("ALEXNET_RUNS") or PROJECT / "data" / "runs")
+
+
+def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str, begun: datetime) -> Record:
+    """Return the record of a run that has ended."""
+    return {
+        "schema": SCHEMA,
+        "id": result.recipe.id,
+        "experiment": experiment,
+        "arm": arm,
+        "scale": scale,
+        "seed": result.recipe.seed,
+        "recipe": result.recipe.resolved(),
+        "data": {"name": data.name, "digest": data.digest},
+        "outcome": result.outcome,
+        "history": [asdict(epoch) for epoch in result.history],
+        "scores": result.scores,
+        "cost": result.cost,
+        "provenance": {**provenance(result.device), "begun": begun.isoformat(timespec="seconds")},
+    }
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Return where a run comes from: commit, versions, hardware, time."""
+    cuda = device.type == "cuda"
+    return {
+        **commit(),
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda if cuda else None,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "cpu": cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit() -> dict[str, Any]:
+    """Return the commit and whether the tree differs from it.
+
+    Where the code has no ``.git`` (a copy on another machine) the variable ``ALEXNET_COMMIT`` hands it over.
+    """
+    given = os.environ.get("ALEXNET_COMMIT")
+    if given:
+        return {"commit": given, "dirty": False}
+    git = ["git", "-C", str(PROJECT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        # Records that other runs of the same study append do not change what a run computes.
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--", ".", ":!data/runs"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def cpu_model() -> str:
+    """Return the processor's family, model and stepping, which its marketing name often hides."""
+    wanted = ("model name", "cpu family", "model", "stepping")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return ", ".join(f"{key} {found[key]}" for key in wanted if key in found)
+
+
+def append(record: Record, folder: Path | None = None) -> Path:
+    """Add a record to its experiment's file, all of it or nothing, and return the file.
+
+    Raises:
+        StudyError: the file could not be written; what was in it is unharmed.
+    """
+    path = runs_folder(folder) / f"{record['experiment']}.jsonl"
+    line = json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file, _locked(file.fileno()):
+            size = os.fstat(file.fileno()).st_size
+            try:
+                if file.write(line) != len(line):
+                    raise OSError("written in part only")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), size)
+                raise
+    except OSError as error:
+        raise StudyError(
+            f"record {record['id']} was not written to {path} ({error}): free some space and run again; the run's "
+            "checkpoint is kept, so nothing is trained twice"
+        ) from error
+    return path
+
+
+@contextlib.contextmanager
+def _locked(descriptor: int) -> Iterator[None]:
+    """Hold the file for this process: several runs end at about the same time."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def read(folder: Path | None = None, *, experiment: str = "*", scale: str | None = None) -> list[Record]:
+    """Return the records of an experiment (all by default) at a scale (any by default), in file order.
+
+    A line that is damaged is named in a warning (file, line, reason) and passed over; of two records of one
+    experiment and id the first counts.
+    """
+    found: dict[tuple[str, str, str], Record] = {}
+    for path in sorted(runs_folder(folder).glob(f"{experiment}.jsonl")):
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            try:
+                record = json.loads(line)
+                _check(record)
+            except (ValueError, TypeError) as error:
+                warnings.warn(f"{path}, line {number}: passed over: {error}", stacklevel=2)
+                continue
+            if scale in (None, record["scale"]):
+                found.setdefault((record["experiment"], record["scale"], record["id"]), record)
+    return list(found.values())
+
+
+def _check(record: Any) -> None:
+    """Raise ValueError unless ``record`` is a whole one of this schema whose id is its recipe's."""
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"not a record of schema {SCHEMA}")
+    missing = [key for key in KEYS if key not in record]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    identity = Recipe.parse(record["recipe"]).id
+    if record["id"] != identity:
+        raise ValueError(f"id {record['id']} is not its recipe's ({identity}): edited by hand?")
+
+
+def find(run: str, folder: Path | None = None) -> Record:
+    """Return the record whose id begins with ``run``.
+
+    Raises:
+        StudyError: there is none, or more than one run.
+    """
+    found = [record for record in read(folder) if record["id"].startswith(run)]
+    ids = sorted({record["id"] for record in found})
+    if len(ids) != 1:
+        raise StudyError(
+            f"{len(ids)} runs in {runs_folder(folder)} have an id that begins with {run!r}"
+            + (f": {', '.join(ids[:5])}" if ids else ": the ids stand in the files there")
+        )
+    return found[0]

@@ -1,0 +1,342 @@
+"""The training loop: the paper's update, step schedule, precision, checkpoint and resume."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alexnet_lib import models
+from alexnet_lib.data import Dataset
+from alexnet_lib.evaluate import Inputs, autocast, error_rate, probabilities
+from alexnet_lib.recipes import Recipe, StudyError
+
+TRAIN_SAMPLE = 10_000
+"""Training images (the first ones of the set) whose error is measured again after each epoch, in one pass."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training set, as it stands in a record's ``history``."""
+
+    epoch: int
+    loss: float
+    """Mean cross-entropy of the images as they were met, in nats."""
+    train_error: float
+    """Error rate of the images as they were met, in training mode: what cuda-convnet printed."""
+    train_error_after: float
+    """Error rate of the first ``TRAIN_SAMPLE`` training images in one pass after the epoch."""
+    test_error: float
+    rate: float
+    seconds: float
+    """Training alone; the two evaluations are not in it."""
+
+
+@dataclass
+class Result:
+    """A run that has ended: ``outcome`` is ``completed``, or starts with ``abandoned`` or ``diverged``."""
+
+    recipe: Recipe
+    device: torch.device
+    model: nn.Sequential
+    history: list[Epoch]
+    outcome: str
+    scores: dict[str, float]
+    cost: dict[str, float]
+
+
+class PaperSGD(torch.optim.Optimizer):
+    """Stochastic gradient descent as P §5 writes it, with ``weights.cu``'s separate rates for biases.
+
+    ``v <- momentum * v - rate * (decay * w + gradient)``, then ``w <- w + v``. The rate enters the velocity,
+    so after a cut the old velocity keeps its size; ``torch.optim.SGD`` multiplies the whole velocity by the
+    new rate and differs for the 10 to 20 updates that the old one takes to fade. At a constant rate both agree.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float) -> None:
+        super().__init__(groups, {"momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Do one update from the gradients at hand."""
+        for group in self.param_groups:
+            weights: list[Tensor] = group["params"]
+            for w in weights:
+                if not self.state[w]:
+                    self.state[w]["velocity"] = torch.zeros_like(w)
+            velocities = [self.state[w]["velocity"] for w in weights]
+            gradients = [w.grad for w in weights if w.grad is not None]
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, gradients, alpha=-group["rate"])
+            if group["decay"]:
+                torch._foreach_add_(velocities, weights, alpha=-group["rate"] * group["decay"])
+            torch._foreach_add_(weights, velocities)
+
+
+def optimiser(model: nn.Module, recipe: Recipe) -> PaperSGD:
+    """Return the recipe's optimiser: each weight with its layer's decay, biases with their rate and no decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for _, layer in models.weight_layers(model):
+        assert layer.bias is not None
+        groups.setdefault((recipe.rate, models.setting_of(layer).decay * recipe.decay), []).append(layer.weight)
+        groups.setdefault((recipe.rate * recipe.bias_rate, 0.0), []).append(layer.bias)
+    return PaperSGD(
+        [{"params": p, "start": rate, "rate": rate, "decay": decay} for (rate, decay), p in groups.items()],
+        recipe.momentum,
+    )
+
+
+def check_device(recipe: Recipe, device: torch.device) -> None:
+    """Refuse a precision that the device lacks or can only imitate."""
+    if recipe.precision == "tf32" and device.type != "cuda":
+        raise StudyError("precision 'tf32' needs a CUDA device: take 'float32' here")
+    if recipe.precision == "bf16":
+        if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise StudyError(
+                "precision 'bf16': this CPU has no bf16 arithmetic and would run about 30 times slower than in "
+                "float32: take 'float32'"
+            )
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise StudyError("precision 'bf16': this GPU has no bf16 arithmetic: take 'tf32' or 'float32'")
+
+
+class Trainer:
+    """One run between its first and its last epoch: all that a checkpoint must hold."""
+
+    def __init__(self, recipe: Recipe, data: Dataset, device: torch.device) -> None:
+        """Build the run's start: seeded weights, no velocity, the data on the device."""
+        check_device(recipe, device)
+        if recipe.batch > len(data.train.labels):
+            raise StudyError(
+                f"recipe field 'batch': {recipe.batch} images, but {data.name} has only "
+                f"{len(data.train.labels)} training images"
+            )
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = recipe.precision == "tf32"
+            torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
+        self.recipe, self.device, self.data = recipe, device, data.to(device)
+        self.inputs = Inputs.of(recipe, self.data)
+        # One stream each, so that arms which differ in one of them still share the others.
+        weights, self.order, self.views = (
+            torch.Generator().manual_seed(recipe.seed * 1_000 + stream) for stream in range(3)
+        )
+        torch.manual_seed(recipe.seed * 1_000 + 3)  # dropout draws from torch's own stream
+        self.model = models.build(
+            recipe.net,
+            classes=len(data.classes),
+            activation=recipe.activation,
+            init=recipe.init,
+            generator=weights,
+        ).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimiser = optimiser(self.model, recipe)
+        self.history: list[Epoch] = []
+        self.seconds = {"train": 0.0, "evaluate": 0.0}
+
+    def epoch(self) -> None:
+        """Pass over the training set once, measure what came of it, and add it to the history.
+
+        Raises:
+            FloatingPointError: the loss was not finite; the message names epoch, step and rate.
+        """
+        number, train = len(self.history), self.data.train
+        cut = 0.1 ** sum(at <= number for at in self.recipe.cuts)
+        for group in self.optimiser.param_groups:
+            group["rate"] = group["start"] * cut
+        begin = self._clock()
+        losses, errors = self._updates()
+        trained = self._clock()
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            step, rate = int(bad[0]), self.recipe.rate * cut
+            raise FloatingPointError(f"loss not finite in epoch {number}, step {step}, rate {rate:g}")
+        self.history.append(
+            Epoch(
+                epoch=number,
+                loss=losses.sum().item() / len(train.labels),
+                train_error=errors.sum().item() / len(train.labels),
+                train_error_after=self._error(train.images[:TRAIN_SAMPLE], train.labels[:TRAIN_SAMPLE]),
+                test_error=self._error(self.data.test.images, self.data.test.labels),
+                rate=self.recipe.rate * cut,
+                seconds=trained - begin,
+            )
+        )
+        self.seconds["train"] += trained - begin
+        self.seconds["evaluate"] += self._clock() - trained
+
+    def _updates(self) -> tuple[Tensor, Tensor]:
+        """Update the weights once per batch; return each batch's summed loss (float64) and its errors.
+
+        The last batch holds what is left and makes a full-sized step of its own (``data.cu``). Nothing in the
+        loop waits for the device.
+        """
+        recipe, train, count = self.recipe, self.data.train, len(self.data.train.labels)
+        order = torch.randperm(count, generator=self.order).to(self.device)
+        losses, errors = [], []
+        self.model.train()
+        for start in range(0, count, recipe.batch):
+            rows = order[start : start + recipe.batch]
+            images, labels = train.images[rows], train.labels[rows]
+            with autocast(recipe.precision, self.device):
+                outputs = self.model(self.inputs(images))
+            loss = functional.cross_entropy(outputs.float(), labels)
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
+            losses.append(loss.detach().double() * len(rows))
+            errors.append((outputs.detach().argmax(1) != labels).sum())
+        return torch.stack(losses), torch.stack(errors)
+
+    def _error(self, images: Tensor, labels: Tensor) -> float:
+        """Return the single-view error rate of the network as it is."""
+        return error_rate(
+            probabilities(self.model, images, self.inputs, precision=self.recipe.precision), labels
+        )
+
+    def _clock(self) -> float:
+        """Return seconds, once the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def final_scores(self) -> dict[str, float]:
+        """Return the error rates at the end: of one view, and of ten where the recipe crops (P §4.1)."""
+        last, test = self.history[-1], self.data.test
+        scores = {"train_error": last.train_error, "train_error_after": last.train_error_after}
+        for suffix, which in [("", "centre"), *([("_views", "corners")] if self.recipe.crop else [])]:
+            found = probabilities(
+                self.model, test.images, self.inputs, which=which, precision=self.recipe.precision
+            )
+            scores[f"test_error{suffix}"] = error_rate(found, test.labels)
+            scores[f"test_error{suffix}_top5"] = error_rate(found, test.labels, k=min(5, found.shape[1]))
+        return scores
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; a crash on the way leaves the old one as it was."""
+        state = {
+            "recipe": self.recipe.resolved(),
+            "digest": self.data.digest,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generators": [self.order.get_state(), self.views.get_state(), torch.get_rng_state()],
+            "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "history": [asdict(epoch) for epoch in self.history],
+            "seconds": self.seconds,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        try:
+            torch.save(state, partial)
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise StudyError(f"checkpoint {path}: could not be written ({error}): free some space") from error
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint of this very recipe and data.
+
+        Raises:
+            StudyError: the file is damaged, or was written by another recipe or on other data.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            recipe, digest = state["recipe"], state["digest"]
+        except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise StudyError(
+                f"checkpoint {path}: damaged or cut short: delete it to start the run again"
+            ) from error
+        mine = self.recipe.resolved()
+        differs = sorted(name for name in mine.keys() | recipe.keys() if mine.get(name) != recipe.get(name))
+        if differs:
+            raise StudyError(
+                f"checkpoint {path}: written by another recipe (other {', '.join(differs)}): move it away, or run "
+                "that recipe"
+            )
+        if digest != self.data.digest:
+            raise StudyError(f"checkpoint {path}: written on other data than {self.data.name}: move it away")
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.order.set_state(state["generators"][0])
+        self.views.set_state(state["generators"][1])
+        torch.set_rng_state(state["generators"][2])
+        if state["cuda_generator"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.seconds = state["seconds"]
+
+
+def train(
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    abandon: Callable[[list[Epoch]], str | None] = lambda history: None,
+) -> Result:
+    """Train one network to the recipe's end and score it.
+
+    Args:
+        recipe: What to train.
+        data: The set that ``recipe.data`` names.
+        device: ``cpu`` or ``cuda``.
+        checkpoint: File that the run is saved to after every epoch, and goes on from if it is there.
+        on_epoch: Called with every epoch, those of a resumed run's past included.
+        abandon: Called with the history after every epoch; a reason ends the run there.
+
+    Returns:
+        The trained network, its curves and its scores; a run whose loss is not finite has no scores.
+
+    Raises:
+        StudyError: recipe, data, device and checkpoint don't fit together, or memory ran out.
+    """
+    trainer = Trainer(recipe, data, torch.device(device))
+    if checkpoint is not None and checkpoint.exists():
+        trainer.load(checkpoint)
+    for past in trainer.history:
+        on_epoch(past)
+    outcome = None
+    try:
+        while outcome is None:
+            outcome = _ending(recipe, trainer.history) or abandon(trainer.history)
+            if outcome is None:
+                trainer.epoch()
+                if checkpoint is not None:
+                    trainer.save(checkpoint)
+                on_epoch(trainer.history[-1])
+    except FloatingPointError as error:
+        outcome = f"diverged: {error}"
+    except torch.OutOfMemoryError as error:
+        raise StudyError(f"out of memory on {device} with batches of {recipe.batch}: take smaller ones") from error
+    return Result(
+        recipe=recipe,
+        device=trainer.device,
+        model=trainer.model,
+        history=trainer.history,
+        outcome=outcome,
+        scores={} if outcome.startswith("diverged") else trainer.final_scores(),
+        cost={
+            **{f"{name}_seconds": seconds for name, seconds in trainer.seconds.items()},
+            "peak_memory_bytes": float(
+                torch.cuda.max_memory_allocated()
+                if trainer.device.type == "cuda"
+                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            ),
+        },
+    )
+
+
+def _ending(recipe: Recipe, history: list[Epoch]) -> str | None:
+    """Return ``completed`` once the recipe's target or its last epoch is reached."""
+    if not history:
+        return None
+    reached = recipe.target_error is not None and history[-1].train_error <= recipe.target_error
+    return "completed" if reached or len(history) >= recipe.epochs else None
