@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import os
 import re
 import sys
@@ -57,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# --- train -----------------------------------------------------------------------------------------------------------
+# --- train ----------------------------------------------------------------------------------------------------
 
 
 def _declare_train(part: argparse.ArgumentParser) -> None:
@@ -112,7 +111,7 @@ def _device(options: argparse.Namespace) -> str:
     return str(options.device)
 
 
-# --- run, pending ----------------------------------------------------------------------------------------------------
+# --- run, pending ---------------------------------------------------------------------------------------------
 
 
 def _declare_study(part: argparse.ArgumentParser) -> None:
@@ -145,10 +144,11 @@ def _run(options: argparse.Namespace) -> None:
     deadline = None if options.budget is None else time.time() + _seconds(options.budget)
     jobs = options.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
     session = experiments.Session(device=device, folder=options.out, deadline=deadline)
-    executor = experiments.processes(jobs) if device == "cpu" else concurrent.futures.ThreadPoolExecutor(jobs)
-    with executor:
+    with experiments.workers(device, jobs) as executor:
         for record in experiments.run(names, options.scale, session, executor):
-            print(f"recorded {record['id']}  {record['experiment']}  {record['arm']}  {record['outcome']}", flush=True)
+            print(
+                f"recorded {record['id']}  {record['experiment']}  {record['arm']}  {record['outcome']}", flush=True
+            )
 
 
 def _seconds(text: str) -> float:
@@ -167,10 +167,135 @@ def _pending(options: argparse.Namespace) -> None:
             print(f"{task.recipe.id}  {name}  {task.label}{'  (search for the rate)' if task.search else ''}")
 
 
+# --- verify, data, claims -------------------------------------------------------------------------------------
+
+
+def _declare_verify(part: argparse.ArgumentParser) -> None:
+    part.add_argument("run", help="id of a recorded run, or its first digits")
+    part.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from alexnet_lib import records, verify
+
+    record, device = records.find(options.run), _device(options)
+    print(
+        f"run {record['id']}: {record['experiment']}, {record['arm']}, rate {record['recipe']['rate']:g}, "
+        f"seed {record['seed']}; {len(record['history'])} epochs took {record['cost']['train_seconds']:.0f} s",
+        flush=True,
+    )
+    good, lines = verify.compare(
+        record, verify.repeat(record, device), verify.siblings(record, records.read(experiment=record["experiment"]))
+    )
+    print("\n".join([*lines, "confirmed" if good else "NOT CONFIRMED"]))
+    return 0 if good else 1
+
+
+def _declare_data(part: argparse.ArgumentParser) -> None:
+    part.add_argument("sets", nargs="*", default=["cifar10", "synthetic"], help="data sets (default: all)")
+    part.add_argument("--download", action="store_true", help="fetch what is missing and can be fetched")
+
+
+def _data(options: argparse.Namespace) -> None:
+    from alexnet_lib import data
+
+    print(f"data root: {data.data_root()}")
+    for name in options.sets:
+        found = data.load(name, download=options.download)
+        print(
+            f"{found.name}: {len(found.train)} training and {len(found.test)} test images of {found.image_size} "
+            f"pixels, {len(found.classes)} classes, sha256 {found.digest}"
+        )
+
+
+def _declare_claims(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or imagenet")
+    part.add_argument("--csv", type=Path, help="write the whole ledger there instead of printing it")
+
+
+def _claims(options: argparse.Namespace) -> None:
+    from alexnet_lib import claims
+
+    table = claims.ledger(options.scale)
+    if options.csv:
+        table.to_csv(options.csv, index=False)
+        print(f"{len(table)} claims: {options.csv}")
+        return
+    for row in table.to_dict("records"):
+        ours = f"{row['ours']} [{row['interval']}] n={row['n']}" if row["n"] else row["ours"]
+        print(f"{row['section']:>8}  {row['id']:<36} paper {row['paper']:<28} {ours:<40} {row['verdict']}".rstrip())
+
+
+# --- bench ----------------------------------------------------------------------------------------------------
+
+
+def _declare_bench(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "--data", default="cifar10", help="data set of 32-pixel images: cifar10 or synthetic:train=6400"
+    )
+    part.add_argument("--rounds", type=int, default=5, help="times that everything is measured")
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from alexnet_lib import bench, data
+
+    print(bench.report(data.load(options.data), rounds=options.rounds))
+
+
+# --- notebook -------------------------------------------------------------------------------------------------
+
+
+def _declare_notebook(part: argparse.ArgumentParser) -> None:
+    part.add_argument("notebooks", nargs="*", help="notebooks (all by default), e.g. 01_relu_vs_tanh")
+    part.add_argument("--scale", help="smoke, laptop, gpu or imagenet (default: the notebook's own, published runs)")
+    part.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other parameters of the notebook")
+    part.add_argument("--out", type=Path, default=Path("build/notebooks"), help="folder of the executed notebooks")
+
+
+def _notebook(options: argparse.Namespace) -> None:
+    from alexnet_lib import notebooks
+
+    parameters = _fields(options.set) | ({"scale": options.scale} if options.scale else {})
+    for name in options.notebooks or [path.stem for path in sorted(notebooks.FOLDER.glob("*.ipynb"))]:
+        path = notebooks.find(name)
+        seconds = notebooks.execute(path, options.out / path.name, parameters)
+        print(f"{options.out / path.name}: {seconds:.0f} s", flush=True)
+
+
 COMMANDS = {
-    "train": (_train, "train one network", "train cifar-19pct --set inputs=unit init=variance rate=0.01 decay=0 epochs=2", _declare_train),
-    "run": (_run, "do the runs of the study that have no record yet", "run relu_vs_tanh --scale smoke", _declare_run),
-    "pending": (_pending, "list the runs that have no record and can start", "pending --scale laptop", _declare_study),
+    "train": (
+        _train,
+        "train one network",
+        "train cifar-19pct --set inputs=unit init=variance rate=0.01 decay=0 epochs=2",
+        _declare_train,
+    ),
+    "run": (
+        _run,
+        "do the runs of the study that have no record yet",
+        "run relu_vs_tanh --scale smoke --out build/runs",
+        _declare_run,
+    ),
+    "pending": (
+        _pending,
+        "list the runs that can start and have no record",
+        "pending --scale laptop",
+        _declare_study,
+    ),
+    "verify": (_verify, "train a recorded run again and compare", "verify f0860561", _declare_verify),
+    "data": (_data, "show the data sets, their sizes and hashes", "data cifar10", _declare_data),
+    "claims": (_claims, "print the ledger of the paper's claims", "claims --scale laptop", _declare_claims),
+    "bench": (
+        _bench,
+        "measure speed against PyTorch's tutorial loop, on one core",
+        "bench --rounds 3",
+        _declare_bench,
+    ),
+    "notebook": (
+        _notebook,
+        "execute notebooks with papermill",
+        "notebook 01_relu_vs_tanh --scale smoke",
+        _declare_notebook,
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """Crops, reflections and test views of whole batches at once, on the device the images are on.
 
-Images are uint8 (N, H, H, 3), channels last, as in `alexnet_lib.data.Split`. Random numbers are drawn apart from
-their use and on the CPU, so CPU and GPU runs see the same crops, and a batch may be split in any way.
+Images are uint8 (N, H, H, 3), channels last, as in `alexnet_lib.data.Split`. Random numbers are drawn apart
+from their use and on the CPU, so CPU and GPU runs see the same crops, and a batch may be split in any way.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from alexnet_lib.recipes import StudyError, unknown
 def offsets(n: int, border: int, generator: torch.Generator) -> Tensor:
     """Draw the places of ``n`` random crops: int64 (n, 2), rows (y, x), each uniform on 0..border inclusive.
 
-    ``border`` is what a crop leaves of the image, H - size: 8 for 24 of 32 pixels, 81 places. The 2012 code draws
-    so, both ends included (C12; P §4.1 counts one place fewer on each axis); one place per image is what its
-    CIFAR-10 nets do.
+    Both ends are included as in the 2012 code, which has 33 * 33 places for 224 of 256 pixels where P §4.1
+    counts 32 * 32, and 9 * 9 for 24 of 32. One place per image is what its CIFAR-10 nets do; its ImageNet
+    nets share one among 32 images (fact sheet, sections 2.4 and 4.1).
 
     Args:
         n: number of crops.
-        border: largest offset in pixels, 0 or more.
-        generator: a CPU generator; the same numbers come out whether they are drawn in one call or several.
+        border: what a crop leaves of the image on each axis, H - size in pixels.
+        generator: a CPU generator; one call or several in a row draw the same numbers.
     """
     return torch.randint(0, border + 1, (n, 2), generator=generator)
 
@@ -33,13 +33,13 @@ def flips(n: int, generator: torch.Generator) -> Tensor:
 
 
 def crop(images: Tensor, offsets: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """Cut one square out of each image and reflect some: ``images[i, y:y+size, x:x+size]``, left to right if asked.
+    """Cut ``images[i, y : y + size, x : x + size]`` out of each image and reflect the chosen ones.
 
     Args:
         images: uint8 (n, H, H, 3).
         offsets: int64 (n, 2), upper left corner (y, x) of each crop, 0..H - size; on the images' device.
         size: side of the crops in pixels.
-        flip: bool (n,), the crops to reflect left to right; none by default. On the images' device.
+        flip: bool (n,), the crops to reflect left to right; none by default; on the images' device.
 
     Returns:
         uint8 (n, size, size, 3), contiguous.
@@ -50,19 +50,20 @@ def crop(images: Tensor, offsets: Tensor, size: int, flip: Tensor | None = None)
     """
     n, height, width, channels = images.shape
     _check_size(size, height)
-    if n and not offsets.is_cuda and not (offsets.min() >= 0 and offsets.max() <= height - size):
+    if not offsets.is_cuda and not (offsets.min() >= 0 and offsets.max() <= height - size):
         raise StudyError(f"crop offsets must be 0 to {height - size} for {size} of {height} pixels")
-    steps = torch.arange(max(n, size), device=images.device)
-    # Each row of a crop is `size` pixels in a run, so one gather of runs copies whole rows; a gather of pixels,
-    # three bytes each, takes many times as long.
-    runs = images.contiguous().as_strided((max(0, n * height * width - size + 1), size * channels), (channels, 1))
-    rows = steps[:n, None] * height + offsets[:, :1] + steps[:size]
-    crops = runs.index_select(0, (rows * width + offsets[:, 1:]).flatten()).view(n, size, size, channels)
+    each, steps = (torch.arange(count, device=images.device) for count in (n, size))
+    # A row of a crop is a run of pixels in memory: gathering runs copies 24 to 224 pixels at a time, where
+    # gathering pixels copies three bytes at a time.
+    starts = n * height * width - size + 1
+    runs = images.contiguous().as_strided((starts, size * channels), (channels, 1))
+    rows = (each[:, None] * height + offsets[:, :1] + steps) * width + offsets[:, 1:]
+    crops = runs.index_select(0, rows.flatten()).view(n, size, size, channels)
     if flip is None:
         return crops
-    # Reflecting all and picking whole images beats choosing pixel by pixel, and needs no count of the reflected,
-    # for which a GPU would have to be waited for.
-    return torch.cat((crops, crops.flip(2))).index_select(0, steps[:n] + n * flip)
+    # Reflecting all and picking whole images is faster than choosing pixel by pixel, and unlike reflecting
+    # only the chosen ones it need not wait for a GPU to count them.
+    return torch.cat((crops, crops.flip(2))).index_select(0, each + n * flip)
 
 
 def normalise(images: Tensor, mean: Tensor, scale: float) -> Tensor:
@@ -81,7 +82,10 @@ def normalise(images: Tensor, mean: Tensor, scale: float) -> Tensor:
 
 
 def centre_crop(images: Tensor, size: int) -> Tensor:
-    """Return the central squares, (n, size, size, 3) of any type, as a view; an odd rest goes right and below."""
+    """Return the central squares of images (n, H, H, 3) as a view; an odd pixel is left right and below.
+
+    The mean image's central crop, subtracted from every crop whatever its offset, comes from here too.
+    """
     _check_size(size, images.shape[1])
     start = (images.shape[1] - size) // 2
     return images[:, start : start + size, start : start + size]
@@ -96,10 +100,10 @@ def views(images: Tensor, size: int, which: str) -> Tensor:
     With ends 0 and H - size on each axis, and (H - size) // 2 for the centre:
 
     - ``centre``: 1 view, the central crop.
-    - ``corners``: 10 views, upper left, upper right, lower left, lower right and centre, then the reflections of
-      these five in the same order (P §4.1; the CIFAR-10 nets of CC1).
-    - ``grid9``: 9 views, start, centre and end of both axes row by row, no reflections (the CIFAR-10 nets of C12
-      and CC2).
+    - ``corners``: 10 views, upper left, upper right, lower left, lower right and centre, then the reflections
+      of these five in the same order (P §4.1; the CIFAR-10 nets of CC1).
+    - ``grid9``: 9 views, start, centre and end of both axes, row by row, no reflections (the CIFAR-10 nets of
+      C12 and CC2).
 
     Raises:
         StudyError: unknown views, or a size above that of the images.

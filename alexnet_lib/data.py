@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ class Split:
     def __post_init__(self) -> None:
         """Check shapes and types."""
         shape = tuple(self.images.shape)
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or shape[3] != 3 or shape[1] != shape[2]:
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
             raise StudyError(f"images are {self.images.dtype} {shape}: need square RGB, uint8 (N, H, H, 3)")
         if self.labels.dtype != torch.int64 or self.labels.shape != shape[:1]:
             got = f"{self.labels.dtype} {tuple(self.labels.shape)}"
@@ -103,20 +104,23 @@ class Dataset:
 
         The sums are integers, so the result does not depend on the device or the number of threads.
         """
-        return (self._sums.double() / len(self.train)).float()
+        return (self._moments[0].double() / len(self.train)).float()
 
     @cached_property
     def std(self) -> float:
-        """Standard deviation of all training values about their own pixel's mean, in grey levels."""
-        squares = sum(int(chunk.int().square().sum()) for chunk in self.train.images.split(4096))
-        means = self._sums.double() / len(self.train)
-        return math.sqrt(squares / self.train.images.numel() - means.square().mean().item())
+        """Standard deviation of all training values about their pixel's `mean`, in grey levels."""
+        n, (sums, squares) = len(self.train), self._moments.flatten(1).tolist()
+        return math.sqrt(n * sum(squares) - sum(total**2 for total in sums)) / (n * math.sqrt(len(sums)))
 
     @cached_property
-    def _sums(self) -> Tensor:
-        total = torch.zeros(self.train.images.shape[1:], dtype=torch.int64, device=self.train.images.device)
-        for chunk in self.train.images.split(4096):
-            total += chunk.sum(0, dtype=torch.int32)
+    def _moments(self) -> Tensor:
+        """Sums of the training images and of their squares, exact: int64 (2, H, W, 3)."""
+        images = self.train.images
+        total = torch.zeros((2, *images.shape[1:]), dtype=torch.int64, device=images.device)
+        for chunk in torch.split(images, 64):
+            # Whole numbers below 2**24 are exact in float32, in any order of addition: 64 * 255**2 is less.
+            values = chunk.float()
+            total += torch.stack((values.sum(0), values.square_().sum(0))).long()
         return total
 
     def to(self, device: torch.device | str) -> Dataset:
@@ -136,16 +140,16 @@ def digest(*splits: Split) -> str:
     total = hashlib.sha256()
     for split in splits:
         total.update(repr(tuple(split.images.shape)).encode())
-        total.update(split.images.cpu().contiguous().numpy())
-        total.update(split.labels.cpu().numpy().astype("<i8"))
+        total.update(split.images.cpu().contiguous().numpy().data)
+        total.update(split.labels.cpu().numpy().astype("<i8").data)
     return total.hexdigest()
 
 
 def data_root(root: str | Path | None = None) -> Path:
     """Return the folder that data sets are read from; it need not exist yet.
 
-    The first that is given: ``root``, the environment variable ``ALEXNET_DATA``, the project's ``data`` folder
-    (where the package is installed away from the project: ``data`` in the current folder).
+    The first of: ``root``; the environment variable ``ALEXNET_DATA``; the project's ``data`` folder, or
+    ``data`` in the current folder where the package is installed away from the project.
 
     Raises:
         StudyError: the root is a file, lies below a file, or can't be read.
@@ -159,7 +163,9 @@ def data_root(root: str | Path | None = None) -> Path:
     except FileNotFoundError:
         pass
     except NotADirectoryError:
-        raise StudyError(f"data root {path} is a file, or lies below one: {ROOT_VARIABLE} must name a folder") from None
+        raise StudyError(
+            f"data root {path} is a file, or lies below one: {ROOT_VARIABLE} must name a folder"
+        ) from None
     except OSError as error:
         raise StudyError(
             f"data root {path} can't be read ({error.strerror}): set its permissions, "
@@ -178,7 +184,7 @@ def load(name: str, *, root: str | Path | None = None, download: bool = True) ->
         download: fetch CIFAR-10 where the root lacks it.
 
     Raises:
-        StudyError: an unknown name or option, a value out of range, or a set that is missing, damaged or altered.
+        StudyError: an unknown name or option, a value out of range, or a set that is missing or damaged.
     """
     kind, _, text = name.partition(":")
     if kind not in LOADERS:
@@ -199,15 +205,15 @@ def _load_cifar10(options: dict[str, str], root: str | Path | None, download: bo
 
 
 def _load_synthetic(options: dict[str, str], root: str | Path | None, download: bool) -> Dataset:
-    known = dict.fromkeys(("size", "classes", "train", "test", "seed"), 0)
+    values = {}
     for key, value in options.items():
-        if key not in known:
-            raise unknown("option of data set 'synthetic'", key, known)
+        if key not in SYNTHETIC_DEFAULTS:
+            raise unknown("option of data set 'synthetic'", key, SYNTHETIC_DEFAULTS)
         try:
-            known[key] = int(value)
+            values[key] = int(value)
         except ValueError:
             raise StudyError(f"data set 'synthetic': {key}={value} should be a whole number") from None
-    return synthetic(**{key: known[key] for key in options})
+    return synthetic(**values)
 
 
 LOADERS: dict[str, Callable[[dict[str, str], str | Path | None, bool], Dataset]] = {
@@ -218,14 +224,16 @@ LOADERS: dict[str, Callable[[dict[str, str], str | Path | None, bool], Dataset]]
 
 
 def cifar10(root: str | Path | None = None, *, download: bool = True) -> Dataset:
-    """Return CIFAR-10 (Krizhevsky 2009) in its official order: 50,000 training and 10,000 test images, 32 pixels.
+    """Return CIFAR-10 in its official order: 50,000 training and 10,000 test images of 32 pixels.
 
-    The official files are read, and their md5 checked, by ``torchvision.datasets.CIFAR10``. Files that are there
-    are never replaced: a download happens only where ``cifar-10-batches-py`` is absent, beside it, and is moved
-    into place when complete.
+    The official files are read, and their md5 checked, by ``torchvision.datasets.CIFAR10``. Files that are
+    there are never replaced: a download happens only where ``cifar-10-batches-py`` is absent, and is moved
+    into place when complete. A ``cifar-10-python.tar.gz`` that lies in the root is unpacked instead.
+
+    Source: A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 
     Raises:
-        StudyError: the set is absent and can't be downloaded, or a file of it is missing, cut short or altered.
+        StudyError: the set is absent and can't be downloaded, or a file is missing, cut short or altered.
     """
     from torchvision.datasets import CIFAR10
 
@@ -236,8 +244,8 @@ def cifar10(root: str | Path | None = None, *, download: bool = True) -> Dataset
         _download_cifar10(home)
     try:
         parts = [CIFAR10(home, train=train) for train in (True, False)]
-    except (RuntimeError, OSError):
-        raise StudyError(_damage(home)) from None
+    except (RuntimeError, OSError) as error:
+        raise StudyError(_damage(home, error)) from None
     train, test = (Split(torch.from_numpy(p.data).contiguous(), torch.tensor(p.targets)) for p in parts)
     return Dataset("cifar10", train, test, tuple(parts[0].classes), digest(train, test))
 
@@ -258,7 +266,9 @@ def _download_cifar10(home: Path) -> None:
 
     archive = home / CIFAR10.filename
     if archive.exists() and not check_integrity(archive, CIFAR10.tgz_md5):
-        raise StudyError(f"{archive} is cut short or altered (its md5 is not {CIFAR10.tgz_md5}): delete it and run again")
+        raise StudyError(
+            f"{archive} is cut short or altered (its md5 is not {CIFAR10.tgz_md5}): delete it and run again"
+        )
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home, prefix=".cifar-10-") as folder:
@@ -266,13 +276,13 @@ def _download_cifar10(home: Path) -> None:
                 shutil.copy(archive, folder)
             CIFAR10(folder, download=True)
             (Path(folder) / CIFAR10.base_folder).rename(home / CIFAR10.base_folder)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, HTTPException) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return  # another process finished the same download first
         raise StudyError(_absent(home, f"and the download failed ({error})")) from None
 
 
-def _damage(home: Path) -> str:
+def _damage(home: Path, error: Exception) -> str:
     """Say which files of the CIFAR-10 under ``home`` are not the official ones, and what to do."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
@@ -289,17 +299,18 @@ def _damage(home: Path) -> str:
         except OSError as error:
             wrong.append(f"{name} can't be read ({error.strerror})")
     return (
-        f"CIFAR-10 under {folder}: {'; '.join(wrong) or 'can not be read'}. Delete {folder} to have it downloaded "
-        f"again, or point {ROOT_VARIABLE} at a sound copy; nothing was changed"
+        f"CIFAR-10 in {folder}: {'; '.join(wrong) or error}. Nothing was changed: delete that folder to have "
+        f"it downloaded again, or point {ROOT_VARIABLE} at the root of a sound copy"
     )
 
 
 def synthetic(*, size: int = 32, classes: int = 10, train: int = 1000, test: int = 500, seed: int = 0) -> Dataset:
     """Return the embedded set: oriented coloured gratings on noise, drawn by code, so that no file is needed.
 
-    A class is an orientation, a spatial frequency (cycles per image) and a hue. Each image has its own phase,
-    contrast and tint, a small rotation, and noise whose octaves are equally strong, as in photographs. Labels
-    take turns: 0, 1, 2, ... The arithmetic is in integers, so a seed gives the same bytes on every machine.
+    A class is an orientation, a spatial frequency (3, 5 or 7 cycles per image) and a hue. Each image has its
+    own phase, contrast and tint, a small rotation, and noise whose octaves are equally strong, as in
+    photographs. Labels take turns: 0, 1, 2, ... The arithmetic is in integers, so a seed gives the same bytes
+    on every machine. At the default size the three-conv net of 2012 needs a few epochs to learn it, not one.
 
     Args:
         size: side of the images in pixels, 8 to 1024.
@@ -312,80 +323,92 @@ def synthetic(*, size: int = 32, classes: int = 10, train: int = 1000, test: int
         StudyError: an argument out of its range.
     """
     given = {"size": size, "classes": classes, "train": train, "test": test, "seed": seed}
-    ranges = {"size": (8, 1024), "classes": (2, 1024), "train": (1, 10**7), "test": (1, 10**7), "seed": (0, 2**62)}
-    for key, (low, high) in ranges.items():
-        if not low <= given[key] <= high:
-            raise StudyError(f"data set 'synthetic': {key}={given[key]} should be from {low} to {high}")
-    assert synthetic.__kwdefaults__ is not None
-    changed = ",".join(f"{k}={v}" for k, v in given.items() if v != synthetic.__kwdefaults__[k])
+    lowest = {"size": 8, "classes": 2, "train": 1, "test": 1, "seed": 0}
+    highest = {"size": 1024, "classes": 1024}
+    for key, value in given.items():
+        if not lowest[key] <= value <= highest.get(key, 2**31):
+            bounds = f"{lowest[key]} to {highest.get(key, 2**31)}"
+            raise StudyError(f"data set 'synthetic': {key}={value} should be {bounds}")
     generator = torch.Generator().manual_seed(seed)
     parts = [_draw(n, size, classes, generator) for n in (train, test)]
-    names = tuple(f"pattern {k}" for k in range(classes))
-    return Dataset(f"synthetic:{changed}".rstrip(":"), parts[0], parts[1], names, digest(*parts))
+    changed = ",".join(f"{key}={value}" for key, value in given.items() if value != SYNTHETIC_DEFAULTS[key])
+    return Dataset(
+        name=f"synthetic:{changed}" if changed else "synthetic",
+        train=parts[0],
+        test=parts[1],
+        classes=tuple(f"pattern {k}" for k in range(classes)),
+        digest=digest(*parts),
+    )
 
 
-_CHUNK = 2**21  # pixels drawn at a time: a few tens of MB of working memory
+SYNTHETIC_DEFAULTS: dict[str, int] = synthetic.__kwdefaults__ or {}
+"""The options of the embedded set, and the values they have when left out."""
+
+_CHUNK = 2**18  # pixels drawn at a time: few enough for a processor's cache
 _TURN = 2**16  # one full turn of an angle or a phase
+_COSINE = torch.tensor([round(2**14 * math.cos(math.pi * i / 128)) for i in range(256)], dtype=torch.int32)
 
 
 def _draw(n: int, size: int, classes: int, generator: torch.Generator) -> Split:
     images = torch.empty(n, size, size, 3, dtype=torch.uint8)
     labels = torch.arange(n) % classes
     step = max(1, _CHUNK // size**2)
-    for some, out in zip(labels.split(step), images.split(step), strict=True):
+    for some, out in zip(torch.split(labels, step), torch.split(images, step), strict=True):
         out.copy_(_patterns(some, size, generator))
     return Split(images, labels)
 
 
-def _wave(phase: Tensor) -> Tensor:
-    """Triangle wave: int32 phase (65536 is one turn) -> int32 -128..128."""
-    return ((phase & (_TURN - 1)) - _TURN // 2).abs().sub_(_TURN // 4) >> 7
-
-
 def _patterns(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Draw one image per label: int32 (n, size, size, 3) within 0..255."""
+    """Draw one image per label: int16 (n, size, size, 3) within 0..255."""
     n = len(labels)
 
     def jitter(most: int, *shape: int) -> Tensor:
-        return torch.randint(-most, most + 1, (n, *shape, 1), generator=generator, dtype=torch.int32)
+        return torch.randint(-most, most + 1, (n, *shape), generator=generator, dtype=torch.int32)
 
     # Multiples of two irrational fractions of a turn spread any number of classes over orientations and hues.
-    k = labels.to(torch.int32).view(-1, 1)
-    angle = k * 20252 // 2 + jitter(1100)  # half a turn holds all orientations; +- 6 degrees
-    cycles = 3 + 2 * (k % 3)
+    k = labels.int().view(n, 1)
+    angle = k * 10126 + jitter(1100, 1)  # half a turn holds all orientations; 1100 is 6 degrees
     cosine, sine = (_COSINE[(a >> 8) & 255] for a in (angle, angle - _TURN // 4))
+    cycles = 3 + 2 * (k % 3)  # per image
     pixels = torch.arange(size, dtype=torch.int32)
-    across, down = (cycles * c * 4 * pixels // size for c in (cosine, sine))
-    phase = jitter(_TURN // 2)
-    wave = _wave((across + phase).view(n, 1, size) + down.view(n, size, 1))
+    across, down = (cycles * 4 * part * pixels // size for part in (cosine, sine))
+    across += jitter(_TURN // 2, 1)
+    hue = k * 24703 + jitter(3000, 1) + torch.arange(3, dtype=torch.int32) * (_TURN // 3)
+    colour = (96 + _wave(hue) // 2) * (36 + jitter(16, 1)) >> 6
+    tint = 128 + jitter(24, 3)
 
-    hue = k * 24703 + jitter(3000)
-    colour = 96 + _wave(hue + torch.tensor([0, _TURN // 3, 2 * _TURN // 3], dtype=torch.int32)) // 2
-    contrast = 32 + jitter(14)
-    grating = wave.view(n, size, size, 1) * (colour * contrast >> 6).view(n, 1, 1, 3) >> 7
-    noise = _noise(n, size, generator).view(n, size, size, 1)
-    grain = torch.randint(-12, 13, (n, size, size, 3), generator=generator, dtype=torch.int32)
-    tint = 128 + jitter(24, 3).view(n, 1, 1, 3)
-    return (grating + noise + grain + tint).clamp_(0, 255)
+    grating = _wave(across.view(n, 1, size) + down.view(n, size, 1))
+    images = grating.view(n, size, size, 1) * _per_image(colour)
+    images >>= 7
+    images += _noise(n, size, generator).view(n, size, size, 1)
+    images += torch.randint(-12, 13, images.shape, generator=generator, dtype=torch.int16)
+    images += _per_image(tint)
+    return images.clamp_(0, 255)
 
 
-_COSINE = torch.tensor([round(2**14 * math.cos(2 * math.pi * i / 256)) for i in range(256)], dtype=torch.int32)
+def _per_image(colour: Tensor) -> Tensor:
+    return colour.short().view(-1, 1, 1, 3)
+
+
+def _wave(phase: Tensor) -> Tensor:
+    """Triangle wave: phase int32, 65536 to the turn -> int16, -128..128."""
+    return (((phase & (_TURN - 1)) - _TURN // 2).abs_().sub_(_TURN // 4) >> 7).short()
 
 
 def _noise(n: int, size: int, generator: torch.Generator) -> Tensor:
-    """Draw noise of equal strength in every octave: int32 (n, size, size), about zero."""
+    """Draw noise of equal strength in every octave: int16 (n, size, size), about zero."""
     sides = [size]
     while sides[-1] > 4:
         sides.append((sides[-1] + 1) // 2 + 1)
-    total = torch.zeros(n, sides[-1], sides[-1], dtype=torch.int32)
+    total = torch.zeros(n, sides[-1], sides[-1], dtype=torch.int16)
     for side in reversed(sides):
-        if side != total.shape[1]:
-            total = _double(_double(total).transpose(1, 2)).transpose(1, 2)[:, :side, :side] >> 2
-        total = total + torch.randint(-24, 25, total.shape, generator=generator, dtype=torch.int32)
+        if side != sides[-1]:
+            total = _between(_between(total).transpose(1, 2))[:, :side, :side] >> 2
+        total = total + torch.randint(-24, 25, total.shape, generator=generator, dtype=torch.int16)
     return total
 
 
-def _double(rows: Tensor) -> Tensor:
-    """Put the mean of neighbours between rows, (n, m, w) -> (n, 2 m - 2, w), in units of one half."""
+def _between(rows: Tensor) -> Tensor:
+    """Put a row halfway between each two, all twice as large: (n, m, w) -> (n, 2 m - 2, w)."""
     here, below = rows[:, :-1], rows[:, 1:]
     return torch.stack((2 * here, here + below), 2).flatten(1, 2)

@@ -30,7 +30,9 @@ class Inputs:
         """Return the inputs of ``recipe`` on ``data``, the mean on the data's device."""
         size = recipe.crop or data.image_size
         if size > data.image_size:
-            raise StudyError(f"recipe field 'crop': {size} pixels, but the images of {data.name} have {data.image_size}")
+            raise StudyError(
+                f"recipe field 'crop': {size} pixels, but the images of {data.name} have {data.image_size}"
+            )
         mean = centre_crop(data.mean[None], size)[0].contiguous()
         return cls(size, mean, 1.0 if recipe.inputs == "raw" else 1.0 / data.std)
 
@@ -54,7 +56,8 @@ def probabilities(
     """
 
     def batches() -> Iterator[Tensor]:
-        for chunk in images.split(250):
+        for start in range(0, len(images), 250):
+            chunk = images[start : start + 250]
             with autocast(precision, images.device):
                 outputs = [model(inputs(view)).float().softmax(1) for view in views(chunk, inputs.size, which)]
             yield torch.stack(outputs).mean(0)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from alexnet_lib import data, records
-from alexnet_lib.recipes import Recipe, unknown
+from alexnet_lib.recipes import Recipe, StudyError, unknown
 from alexnet_lib.records import Record
 from alexnet_lib.train import Epoch, train
 
@@ -70,7 +70,7 @@ class Task:
         return f"{self.arm} rate {self.recipe.rate:g} seed {self.recipe.seed}"
 
 
-# --- Figure 1 --------------------------------------------------------------------------------------------------------
+# --- Figure 1 -------------------------------------------------------------------------------------------------
 
 TARGET = 0.25
 """Training error rate of Figure 1's dashed line (P §3.1)."""
@@ -136,7 +136,7 @@ def arms(experiment: str, scale: str) -> tuple[Arm, ...]:
     return EXPERIMENTS[experiment].arms(scale)
 
 
-# --- Learning rates --------------------------------------------------------------------------------------------------
+# --- Learning rates -------------------------------------------------------------------------------------------
 
 
 def crossing(history: Sequence[dict[str, Any]], target: float, key: str = "train_error") -> float | None:
@@ -205,7 +205,55 @@ def abandon(history: Sequence[dict[str, Any]], rivals: Iterable[Record]) -> str 
     return None
 
 
-# --- What is missing, and doing it -----------------------------------------------------------------------------------
+# --- What is there --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm and the records it has so far."""
+
+    arm: Arm
+    rate: float | None
+    """The chosen learning rate; None while its search has not ended."""
+    runs: dict[int, Record]
+    """The runs at the chosen rate, by seed."""
+    grid: list[Record]
+    """The runs of the search, by rising rate; the chosen rate's run is among them."""
+
+    def epochs_to_target(self, key: str = "train_error") -> dict[int, float]:
+        """Return by seed how many epochs ``key`` took to the recipe's target; the cap where it never did."""
+        target, cap = self.arm.recipe.target_error, float(self.arm.recipe.epochs)
+        assert target is not None
+        found = {seed: crossing(run["history"], target, key) for seed, run in self.runs.items()}
+        return {seed: cap if epochs is None else epochs for seed, epochs in found.items()}
+
+    @property
+    def capped(self) -> list[int]:
+        """Seeds whose run has not reached the target."""
+        target = self.arm.recipe.target_error
+        assert target is not None
+        return [seed for seed, run in self.runs.items() if crossing(run["history"], target) is None]
+
+
+def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str, ArmResult]:
+    """Return what the records hold for every arm of an experiment at a scale, by the arm's name."""
+    recorded = records.read(folder, experiment=experiment, scale=scale)
+    found = {record["id"]: record for record in recorded}
+    outcome = {}
+    for arm in arms(experiment, scale):
+        rate, _ = search(arm, found)
+        recipes = [] if rate is None else [replace(arm.recipe, rate=rate, seed=seed) for seed in range(arm.seeds)]
+        tried = [r for r in recorded if r["arm"] == arm.name and r["seed"] == arm.recipe.seed and len(arm.rates) > 1]
+        outcome[arm.name] = ArmResult(
+            arm=arm,
+            rate=rate,
+            runs={recipe.seed: found[recipe.id] for recipe in recipes if recipe.id in found},
+            grid=sorted(tried, key=lambda record: record["recipe"]["rate"]),
+        )
+    return outcome
+
+
+# --- What is missing, and doing it ----------------------------------------------------------------------------
 
 
 def pending(experiment: str, scale: str, folder: Path | None = None) -> list[Task]:
@@ -291,9 +339,7 @@ def perform(task: Task, session: Session) -> Record | None:
         )
     except OutOfTime:
         return None
-    record = records.make(
-        result, dataset, experiment=task.experiment, arm=task.arm, scale=task.scale, begun=begun
-    )
+    record = records.make(result, dataset, experiment=task.experiment, arm=task.arm, scale=task.scale, begun=begun)
     records.append(record, session.folder)
     checkpoint.unlink(missing_ok=True)
     return record
@@ -310,11 +356,13 @@ def run(
         StudyError: a run can't be done; the others in flight end first.
     """
     flying: dict[concurrent.futures.Future[Record | None], Task] = {}
-    workers: int = getattr(executor, "_max_workers", 1)
+    places: int = getattr(executor, "_max_workers", 1)
     late = False
     while True:
-        waiting = [t for name in experiments for t in pending(name, scale, session.folder) if t not in flying.values()]
-        for task in waiting[: 0 if late else workers - len(flying)]:
+        waiting = [
+            t for name in experiments for t in pending(name, scale, session.folder) if t not in flying.values()
+        ]
+        for task in waiting[: 0 if late else places - len(flying)]:
             flying[executor.submit(perform, task, session)] = task
         if not flying:
             return
@@ -327,12 +375,14 @@ def run(
                 yield record
 
 
-def processes(jobs: int) -> concurrent.futures.Executor:
-    """Return an executor of ``jobs`` processes: single-threaded runs side by side are the fastest on a CPU.
+def workers(device: str, jobs: int) -> concurrent.futures.Executor:
+    """Return an executor of ``jobs`` workers: processes on a CPU, as single-threaded runs side by side are fastest.
 
     The processes keep freed memory and take it in huge pages. glibc otherwise returns every activation to the
     system and faults it in again at the next step, a quarter of the time of a step here.
     """
+    if device != "cpu":
+        return concurrent.futures.ThreadPoolExecutor(jobs)
     os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**40))
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
@@ -345,3 +395,42 @@ def epoch_line(label: str, epoch: Epoch) -> str:
         f"{label:<40}  epoch {epoch.epoch + 1:3d}  loss {epoch.loss:7.4f}  train {100 * epoch.train_error:6.2f} %  "
         f"after {100 * epoch.train_error_after:6.2f} %  test {100 * epoch.test_error:6.2f} %  {epoch.seconds:7.1f} s"
     )
+
+
+def published(experiment: str, scale: str) -> bool:
+    """Return whether the project's own ``data/runs`` holds records of the experiment at the scale."""
+    return bool(records.read(records.PUBLISHED, experiment=experiment, scale=scale))
+
+
+def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, ArmResult]:
+    """Return a notebook's results: published ones as they are, others after training what is missing.
+
+    Records are read from and added to the folder of the variable ``ALEXNET_RUNS``; without it the published ones
+    are read and the reader's own go to ``build/runs`` (``build/runs-retrained`` with ``retrain``).
+
+    Args:
+        experiment: Name of the experiment.
+        scale: ``smoke``, ``laptop``, ``gpu`` or ``imagenet``.
+        retrain: Train every run again instead of reading published ones; a second call goes on where it stopped.
+
+    Raises:
+        StudyError: an unknown name, a value of another type, or a scale that the experiment doesn't have.
+    """
+    for name, value, kind in (("scale", scale, str), ("retrain", retrain, bool)):
+        if not isinstance(value, kind):
+            raise StudyError(f"parameter {name!r}: expected {kind.__name__}, got {type(value).__name__} {value!r}")
+    if not arms(experiment, scale):
+        raise StudyError(f"experiment {experiment!r} has no scale {scale!r}: take smoke, laptop or gpu")
+    if "ALEXNET_RUNS" in os.environ:
+        folder = records.runs_folder()
+    elif retrain:
+        folder = records.PROJECT / "build" / "runs-retrained"
+    elif published(experiment, scale):
+        return results(experiment, scale, records.PUBLISHED)
+    else:
+        folder = records.PROJECT / "build" / "runs"
+    device = "cuda" if torch.cuda.is_available() and scale in ("gpu", "imagenet") else "cpu"
+    with workers(device, os.cpu_count() or 1) as executor:
+        for _ in run([experiment], scale, Session(device=device, folder=folder, quiet=True), executor):
+            pass
+    return results(experiment, scale, folder)

@@ -125,8 +125,18 @@ class LayerSetting:
 WeightLayer = nn.Conv2d | nn.Linear | LocallyConnected
 
 
-def conv(in_maps: int, maps: int, kernel: int, *, stride: int = 1, padding: int = 0, groups: int = 1,
-         std: float, bias: float = 0.0, decay: float) -> nn.Conv2d:
+def conv(
+    in_maps: int,
+    maps: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    std: float,
+    bias: float = 0.0,
+    decay: float,
+) -> nn.Conv2d:
     """Make a convolution; ``groups=2`` keeps each tower to its own half of the maps."""
     layer = nn.Conv2d(in_maps, maps, kernel, stride, padding, groups=groups)
     vars(layer)["setting"] = LayerSetting(std, bias, decay)
@@ -140,8 +150,9 @@ def linear(inputs: int, outputs: int, *, std: float, bias: float = 0.0, decay: f
     return layer
 
 
-def local(in_maps: int, maps: int, kernel: int, *, map_size: int, padding: int, std: float,
-          bias: float = 0.0, decay: float) -> LocallyConnected:
+def local(
+    in_maps: int, maps: int, kernel: int, *, map_size: int, padding: int, std: float, bias: float = 0.0, decay: float
+) -> LocallyConnected:
     """Make a locally connected layer."""
     layer = LocallyConnected(in_maps, maps, kernel, map_size, padding)
     vars(layer)["setting"] = LayerSetting(std, bias, decay)
@@ -177,11 +188,18 @@ def _cifar_conv(act: Activation, *, norm: bool = False, **top: nn.Module) -> nn.
     """Build the three convolutions that the 26 %, 19 % and 18 % nets share, with ``top`` on them."""
     return _net(
         conv1=conv(3, 32, 5, padding=2, std=0.0001, decay=0.004),
-        pool1=_max_pool(), act1=act(), norm1=SameMapNorm(3, 5e-5 / 9, 0.75, 1.0) if norm else None,
+        pool1=_max_pool(),
+        act1=act(),
+        norm1=SameMapNorm(3, 5e-5 / 9, 0.75, 1.0) if norm else None,
         conv2=conv(32, 32, 5, padding=2, std=0.01, decay=0.004),
-        act2=act(), pool2=_avg_pool(), norm2=SameMapNorm(3, 5e-5 / 9, 0.75, 1.0) if norm else None,
+        act2=act(),
+        pool2=_avg_pool(),
+        norm2=SameMapNorm(3, 5e-5 / 9, 0.75, 1.0) if norm else None,
         conv3=conv(32, 64, 5, padding=2, std=0.01, decay=0.004),
-        act3=act(), pool3=_avg_pool(), flatten=nn.Flatten(), **top,
+        act3=act(),
+        pool3=_avg_pool(),
+        flatten=nn.Flatten(),
+        **top,
     )
 
 
@@ -202,12 +220,19 @@ def _cifar_local(classes: int, act: Activation, *, norm: bool, maps3: int, decay
     """Build conv-conv-local-local; the files of the 13 % and 11 % nets differ in these three ways."""
     return _net(
         conv1=conv(3, 64, 5, padding=2, std=0.0001, decay=0.0),
-        act1=act(), pool1=_max_pool(), norm1=CrossMapNorm(9, 1e-3 / 9, 0.75, 1.0) if norm else None,
+        act1=act(),
+        pool1=_max_pool(),
+        norm1=CrossMapNorm(9, 1e-3 / 9, 0.75, 1.0) if norm else None,
         conv2=conv(64, 64, 5, padding=2, std=0.01, decay=0.0),
-        act2=act(), norm2=CrossMapNorm(9, 1e-3 / 9, 0.75, 1.0) if norm else None, pool2=_max_pool(),
-        local3=local(64, maps3, 3, map_size=6, padding=1, std=0.04, decay=0.004), act3=act(),
-        local4=local(maps3, 32, 3, map_size=6, padding=1, std=0.04, decay=0.004), act4=act(),
-        flatten=nn.Flatten(), fc5=linear(1152, classes, std=0.01, decay=decay5),
+        act2=act(),
+        norm2=CrossMapNorm(9, 1e-3 / 9, 0.75, 1.0) if norm else None,
+        pool2=_max_pool(),
+        local3=local(64, maps3, 3, map_size=6, padding=1, std=0.04, decay=0.004),
+        act3=act(),
+        local4=local(maps3, 32, 3, map_size=6, padding=1, std=0.04, decay=0.004),
+        act4=act(),
+        flatten=nn.Flatten(),
+        fc5=linear(1152, classes, std=0.01, decay=decay5),
     )
 
 
@@ -231,13 +256,21 @@ def _alexnet_paper(classes: int, act: Activation) -> nn.Sequential:
     return _net(
         pad1=nn.ZeroPad2d((0, 3, 0, 3)),
         conv1=conv(3, 96, 11, stride=4, std=0.01, decay=DECAY),
-        act1=act(), norm1=CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2), pool1=_max_pool(),
+        act1=act(),
+        norm1=CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2),
+        pool1=_max_pool(),
         conv2=conv(96, 256, 5, padding=2, groups=2, std=0.01, bias=1.0, decay=DECAY),
-        act2=act(), norm2=CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2), pool2=_max_pool(),
-        conv3=conv(256, 384, 3, padding=1, std=0.01, decay=DECAY), act3=act(),
-        conv4=conv(384, 384, 3, padding=1, groups=2, std=0.01, bias=1.0, decay=DECAY), act4=act(),
-        conv5=conv(384, 256, 3, padding=1, groups=2, std=0.01, bias=1.0, decay=DECAY), act5=act(),
-        pool5=_max_pool(), **_two_tower_top(classes, act),
+        act2=act(),
+        norm2=CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2),
+        pool2=_max_pool(),
+        conv3=conv(256, 384, 3, padding=1, std=0.01, decay=DECAY),
+        act3=act(),
+        conv4=conv(384, 384, 3, padding=1, groups=2, std=0.01, bias=1.0, decay=DECAY),
+        act4=act(),
+        conv5=conv(384, 256, 3, padding=1, groups=2, std=0.01, bias=1.0, decay=DECAY),
+        act5=act(),
+        pool5=_max_pool(),
+        **_two_tower_top(classes, act),
     )
 
 
@@ -246,22 +279,34 @@ def _alexnet_code2012(classes: int, act: Activation) -> nn.Sequential:
     return _net(
         pad1=nn.ZeroPad2d((0, 3, 0, 3)),  # the last kernels reach beyond the image and read zeros there
         conv1=conv(3, 96, 11, stride=4, std=0.01, decay=DECAY),
-        norm1=CrossMapNorm(5, 1e-4 / 5, 0.75, 2.0, towers=2), pool1=_max_pool(), act1=act(),
+        norm1=CrossMapNorm(5, 1e-4 / 5, 0.75, 2.0, towers=2),
+        pool1=_max_pool(),
+        act1=act(),
         conv2=conv(96, 256, 5, padding=2, groups=2, std=0.01, bias=1.0, decay=DECAY),
-        act2=act(), norm2=CrossMapNorm(5, 1e-4 / 5, 0.75, 2.0, towers=2),
-        mapnorm2=SameMapNorm(5, 1e-3 / 25, 0.75, 1.0), pool2=_max_pool(),  # ``cnorm2``, not in the paper
-        conv3=conv(256, 384, 3, padding=1, std=0.03, decay=DECAY), act3=act(),
-        conv4=conv(384, 384, 3, padding=1, groups=2, std=0.03, bias=1.0, decay=DECAY), act4=act(),
-        conv5=conv(384, 256, 3, padding=1, groups=2, std=0.03, bias=1.0, decay=DECAY), pool5=_max_pool(),
-        act5=act(), **_two_tower_top(classes, act),
+        act2=act(),
+        norm2=CrossMapNorm(5, 1e-4 / 5, 0.75, 2.0, towers=2),
+        mapnorm2=SameMapNorm(5, 1e-3 / 25, 0.75, 1.0),
+        pool2=_max_pool(),  # ``cnorm2``, not in the paper
+        conv3=conv(256, 384, 3, padding=1, std=0.03, decay=DECAY),
+        act3=act(),
+        conv4=conv(384, 384, 3, padding=1, groups=2, std=0.03, bias=1.0, decay=DECAY),
+        act4=act(),
+        conv5=conv(384, 256, 3, padding=1, groups=2, std=0.03, bias=1.0, decay=DECAY),
+        pool5=_max_pool(),
+        act5=act(),
+        **_two_tower_top(classes, act),
     )
 
 
 def _two_tower_top(classes: int, act: Activation) -> dict[str, nn.Module]:
     return dict(
         flatten=nn.Flatten(),
-        fc6=linear(256 * 6 * 6, 4096, std=0.01, bias=1.0, decay=DECAY), act6=act(), drop6=nn.Dropout(0.5),
-        fc7=linear(4096, 4096, std=0.01, bias=1.0, decay=DECAY), act7=act(), drop7=nn.Dropout(0.5),
+        fc6=linear(256 * 6 * 6, 4096, std=0.01, bias=1.0, decay=DECAY),
+        act6=act(),
+        drop6=nn.Dropout(0.5),
+        fc7=linear(4096, 4096, std=0.01, bias=1.0, decay=DECAY),
+        act7=act(),
+        drop7=nn.Dropout(0.5),
         fc8=linear(4096, classes, std=0.01, decay=DECAY),
     )
 
@@ -272,14 +317,26 @@ def _alexnet_one_tower(classes: int, act: Activation) -> nn.Sequential:
     torchvision leaves initial values to the framework; here they are the paper's, layer by layer (P §5).
     """
     return _net(
-        conv1=conv(3, 64, 11, stride=4, padding=2, std=0.01, decay=DECAY), act1=act(), pool1=_max_pool(),
-        conv2=conv(64, 192, 5, padding=2, std=0.01, bias=1.0, decay=DECAY), act2=act(), pool2=_max_pool(),
-        conv3=conv(192, 384, 3, padding=1, std=0.01, decay=DECAY), act3=act(),
-        conv4=conv(384, 256, 3, padding=1, std=0.01, bias=1.0, decay=DECAY), act4=act(),
-        conv5=conv(256, 256, 3, padding=1, std=0.01, bias=1.0, decay=DECAY), act5=act(), pool5=_max_pool(),
-        flatten=nn.Flatten(), drop5=nn.Dropout(0.5),
-        fc6=linear(256 * 6 * 6, 4096, std=0.01, bias=1.0, decay=DECAY), act6=act(), drop6=nn.Dropout(0.5),
-        fc7=linear(4096, 4096, std=0.01, bias=1.0, decay=DECAY), act7=act(),
+        conv1=conv(3, 64, 11, stride=4, padding=2, std=0.01, decay=DECAY),
+        act1=act(),
+        pool1=_max_pool(),
+        conv2=conv(64, 192, 5, padding=2, std=0.01, bias=1.0, decay=DECAY),
+        act2=act(),
+        pool2=_max_pool(),
+        conv3=conv(192, 384, 3, padding=1, std=0.01, decay=DECAY),
+        act3=act(),
+        conv4=conv(384, 256, 3, padding=1, std=0.01, bias=1.0, decay=DECAY),
+        act4=act(),
+        conv5=conv(256, 256, 3, padding=1, std=0.01, bias=1.0, decay=DECAY),
+        act5=act(),
+        pool5=_max_pool(),
+        flatten=nn.Flatten(),
+        drop5=nn.Dropout(0.5),
+        fc6=linear(256 * 6 * 6, 4096, std=0.01, bias=1.0, decay=DECAY),
+        act6=act(),
+        drop6=nn.Dropout(0.5),
+        fc7=linear(4096, 4096, std=0.01, bias=1.0, decay=DECAY),
+        act7=act(),
         fc8=linear(4096, classes, std=0.01, decay=DECAY),
     )
 
@@ -295,16 +352,19 @@ class Net:
     layers: Callable[[int, Activation], nn.Sequential]
 
 
-NETS: dict[str, Net] = {net.name: net for net in (
-    Net("cifar-26pct", "cuda-convnet, layers-80sec.cfg", 32, 10, _cifar_26pct),
-    Net("cifar-19pct", "cuda-convnet, layers-19pct.cfg", 32, 10, _cifar_19pct),
-    Net("cifar-18pct", "cuda-convnet, layers-18pct.cfg", 32, 10, _cifar_18pct),
-    Net("cifar-13pct", "cuda-convnet, layers-conv-local-13pct.cfg", 24, 10, _cifar_13pct),
-    Net("cifar-11pct", "cuda-convnet, layers-conv-local-11pct.cfg", 24, 10, _cifar_11pct),
-    Net("alexnet-paper", "the paper as printed", 224, 1000, _alexnet_paper),
-    Net("alexnet-code2012", "2012 release, layers-145.cfg", 224, 1000, _alexnet_code2012),
-    Net("alexnet-one-tower", "torchvision, alexnet", 224, 1000, _alexnet_one_tower),
-)}
+NETS: dict[str, Net] = {
+    net.name: net
+    for net in (
+        Net("cifar-26pct", "cuda-convnet, layers-80sec.cfg", 32, 10, _cifar_26pct),
+        Net("cifar-19pct", "cuda-convnet, layers-19pct.cfg", 32, 10, _cifar_19pct),
+        Net("cifar-18pct", "cuda-convnet, layers-18pct.cfg", 32, 10, _cifar_18pct),
+        Net("cifar-13pct", "cuda-convnet, layers-conv-local-13pct.cfg", 24, 10, _cifar_13pct),
+        Net("cifar-11pct", "cuda-convnet, layers-conv-local-11pct.cfg", 24, 10, _cifar_11pct),
+        Net("alexnet-paper", "the paper as printed", 224, 1000, _alexnet_paper),
+        Net("alexnet-code2012", "2012 release, layers-145.cfg", 224, 1000, _alexnet_code2012),
+        Net("alexnet-one-tower", "torchvision, alexnet", 224, 1000, _alexnet_one_tower),
+    )
+}
 
 
 def outline(net: str, *, classes: int | None = None, activation: str = "relu") -> nn.Sequential:
@@ -324,8 +384,9 @@ def outline(net: str, *, classes: int | None = None, activation: str = "relu") -
         return NETS[net].layers(classes, ACTIVATIONS[activation])
 
 
-def build(net: str, *, classes: int | None = None, activation: str = "relu", init: str = "file",
-          generator: torch.Generator) -> nn.Sequential:
+def build(
+    net: str, *, classes: int | None = None, activation: str = "relu", init: str = "file", generator: torch.Generator
+) -> nn.Sequential:
     """Build a network with its initial values, on the device of ``generator``, the only source of randomness.
 
     ``init="file"``: each layer's deviation and bias as its file has them. ``init="variance"``: deviations
@@ -388,10 +449,18 @@ def layer_table(net: nn.Module, image_size: int) -> list[LayerRow]:
     def note(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         shape = tuple(output.shape[1:])
         neurons, fan_in = (math.prod(shape), _fan_in(layer)) if isinstance(layer, WeightLayer) else (0, 0)
-        rows.append(LayerRow(
-            layers[layer], type(layer).__name__, shape, _window(layer), getattr(layer, "groups", 1),
-            n_parameters(layer), macs=neurons * fan_in, neurons=neurons,
-        ))
+        rows.append(
+            LayerRow(
+                layers[layer],
+                type(layer).__name__,
+                shape,
+                _window(layer),
+                getattr(layer, "groups", 1),
+                n_parameters(layer),
+                macs=neurons * fan_in,
+                neurons=neurons,
+            )
+        )
 
     values = {name: value.detach().to("meta") for name, value in net.named_parameters()}
     hooks = [layer.register_forward_hook(note) for layer in layers]

@@ -26,6 +26,7 @@ from alexnet_lib.train import Result
 
 SCHEMA = 1
 PROJECT = Path(__file__).resolve().parent.parent
+PUBLISHED = PROJECT / "data" / "runs"
 Record = dict[str, Any]
 KEYS = (
     "schema",
@@ -46,7 +47,7 @@ KEYS = (
 
 def runs_folder(folder: Path | None = None) -> Path:
     """Return the folder of records: ``folder``, else the variable ``ALEXNET_RUNS``, else ``data/runs``."""
-    return folder or Path(os.environ.get("ALEXNET_RUNS") or PROJECT / "data" / "runs")
+    return folder or Path(os.environ.get("ALEXNET_RUNS") or PUBLISHED)
 
 
 def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str, begun: datetime) -> Record:

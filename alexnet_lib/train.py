@@ -6,7 +6,7 @@ import os
 import pickle
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_lib import models
+from alexnet_lib import augment, models
 from alexnet_lib.data import Dataset
 from alexnet_lib.evaluate import Inputs, autocast, error_rate, probabilities
 from alexnet_lib.recipes import Recipe, StudyError
@@ -84,7 +84,7 @@ class PaperSGD(torch.optim.Optimizer):
 
 def optimiser(model: nn.Module, recipe: Recipe) -> PaperSGD:
     """Return the recipe's optimiser: each weight with its layer's decay, biases with their rate and no decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[Tensor]] = {}
     for _, layer in models.weight_layers(model):
         assert layer.bias is not None
         groups.setdefault((recipe.rate, models.setting_of(layer).decay * recipe.decay), []).append(layer.weight)
@@ -152,7 +152,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["rate"] = group["start"] * cut
         begin = self._clock()
-        losses, errors = self._updates()
+        losses, errors = self.updates()
         trained = self._clock()
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
@@ -172,34 +172,45 @@ class Trainer:
         self.seconds["train"] += trained - begin
         self.seconds["evaluate"] += self._clock() - trained
 
-    def _updates(self) -> tuple[Tensor, Tensor]:
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one epoch's batches, network inputs and labels, in a new random order; each image comes once.
+
+        The last batch holds what is left and makes a full-sized step of its own (``data.cu``).
+        """
+        train, device = self.data.train, self.device
+        order = torch.randperm(len(train), generator=self.order).to(device)
+        border = self.data.image_size - self.inputs.size
+        places = augment.offsets(len(train), border, self.views).to(device) if self.recipe.crop else None
+        flips = augment.flips(len(train), self.views).to(device) if self.recipe.flip else None
+        for start in range(0, len(train), self.recipe.batch):
+            rows = order[start : start + self.recipe.batch]
+            images = train.images[rows]
+            if places is not None or flips is not None:
+                corner = torch.zeros_like(rows)[:, None].expand(-1, 2) if places is None else places[rows]
+                images = augment.crop(images, corner, self.inputs.size, None if flips is None else flips[rows])
+            yield self.inputs(images), train.labels[rows]
+
+    def updates(self) -> tuple[Tensor, Tensor]:
         """Update the weights once per batch; return each batch's summed loss (float64) and its errors.
 
-        The last batch holds what is left and makes a full-sized step of its own (``data.cu``). Nothing in the
-        loop waits for the device.
+        Nothing in the loop waits for the device.
         """
-        recipe, train, count = self.recipe, self.data.train, len(self.data.train.labels)
-        order = torch.randperm(count, generator=self.order).to(self.device)
         losses, errors = [], []
         self.model.train()
-        for start in range(0, count, recipe.batch):
-            rows = order[start : start + recipe.batch]
-            images, labels = train.images[rows], train.labels[rows]
-            with autocast(recipe.precision, self.device):
-                outputs = self.model(self.inputs(images))
+        for images, labels in self.batches():
+            with autocast(self.recipe.precision, self.device):
+                outputs = self.model(images)
             loss = functional.cross_entropy(outputs.float(), labels)
             self.optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
-            losses.append(loss.detach().double() * len(rows))
+            losses.append(loss.detach().double() * len(labels))
             errors.append((outputs.detach().argmax(1) != labels).sum())
         return torch.stack(losses), torch.stack(errors)
 
     def _error(self, images: Tensor, labels: Tensor) -> float:
         """Return the single-view error rate of the network as it is."""
-        return error_rate(
-            probabilities(self.model, images, self.inputs, precision=self.recipe.precision), labels
-        )
+        return error_rate(probabilities(self.model, images, self.inputs, precision=self.recipe.precision), labels)
 
     def _clock(self) -> float:
         """Return seconds, once the device has done all that it was given."""
@@ -212,9 +223,7 @@ class Trainer:
         last, test = self.history[-1], self.data.test
         scores = {"train_error": last.train_error, "train_error_after": last.train_error_after}
         for suffix, which in [("", "centre"), *([("_views", "corners")] if self.recipe.crop else [])]:
-            found = probabilities(
-                self.model, test.images, self.inputs, which=which, precision=self.recipe.precision
-            )
+            found = probabilities(self.model, test.images, self.inputs, which=which, precision=self.recipe.precision)
             scores[f"test_error{suffix}"] = error_rate(found, test.labels)
             scores[f"test_error{suffix}_top5"] = error_rate(found, test.labels, k=min(5, found.shape[1]))
         return scores
@@ -250,9 +259,7 @@ class Trainer:
             state = torch.load(path, map_location="cpu", weights_only=True)
             recipe, digest = state["recipe"], state["digest"]
         except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise StudyError(
-                f"checkpoint {path}: damaged or cut short: delete it to start the run again"
-            ) from error
+            raise StudyError(f"checkpoint {path}: damaged or cut short: delete it to start the run again") from error
         mine = self.recipe.resolved()
         differs = sorted(name for name in mine.keys() | recipe.keys() if mine.get(name) != recipe.get(name))
         if differs:

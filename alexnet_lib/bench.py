@@ -1,0 +1,197 @@
+"""Speed, as ratios taken in one run: our loop against PyTorch's tutorial loop and against the network alone.
+
+Every contender does the same work on the same images in turn, round after round, on one core; a row of the report
+is the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils import data as torch_data
+
+from alexnet_lib import augment, models, records
+from alexnet_lib.data import Dataset, Split
+from alexnet_lib.evaluate import autocast
+from alexnet_lib.recipes import Recipe
+from alexnet_lib.train import Trainer, check_device
+
+RECIPE = Recipe(net="cifar-13pct", crop=24, flip=True, inputs="unit", init="variance", rate=0.01)
+"""What is timed: 24-pixel crops of 32-pixel images and reflections, batches of 128, float32."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender: images a second (median over the rounds) and the slowest and fastest round."""
+
+    name: str
+    rate: float
+    slowest: float
+    fastest: float
+
+
+def tutorial(recipe: Recipe, data: Dataset) -> Callable[[], None]:
+    """Return one epoch of training as PyTorch's CIFAR-10 tutorial writes it.
+
+    A ``DataLoader`` over images that torchvision's transforms crop, reflect and normalise one by one; float32 in
+    the default memory format; ``torch.optim.SGD``; the running loss read after every step.
+    """
+    transform = per_image_transform(recipe, data)
+
+    class Images(torch_data.Dataset[tuple[Tensor, int]]):
+        def __len__(self) -> int:
+            return len(data.train)
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return transform(data.train.images[index]), int(data.train.labels[index])
+
+    net = models.build(
+        recipe.net, classes=len(data.classes), init=recipe.init, generator=torch.Generator().manual_seed(0)
+    )
+    loader = torch_data.DataLoader(Images(), batch_size=recipe.batch, shuffle=True)
+    optimiser = torch.optim.SGD(net.parameters(), lr=recipe.rate, momentum=recipe.momentum)
+
+    def epoch() -> None:
+        running = 0.0
+        for images, labels in loader:
+            optimiser.zero_grad()
+            loss = functional.cross_entropy(net(images), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            running += loss.item()
+
+    return epoch
+
+
+def per_image_transform(recipe: Recipe, data: Dataset) -> Callable[[Tensor], Tensor]:
+    """Return torchvision's transforms for one uint8 (H, W, 3) array, as an image file would come out of a reader."""
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    mean = (data.mean.mean((0, 1)) / 255).tolist()
+    chain = v2.Compose(
+        [
+            v2.RandomCrop(recipe.crop),
+            v2.RandomHorizontalFlip(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean, [data.std / 255] * 3),
+        ]
+    )
+
+    def transform(image: Tensor) -> Tensor:
+        return chain(Image.fromarray(image.numpy()))  # type: ignore[no-any-return]
+
+    return transform
+
+
+def ours(recipe: Recipe, data: Dataset) -> Callable[[], Any]:
+    """Return one epoch of training by our loop."""
+    return Trainer(recipe, data, torch.device("cpu")).updates
+
+
+def network_alone(recipe: Recipe, data: Dataset) -> Callable[[], None]:
+    """Return the network's forward and backward passes of one epoch on a batch that is ready: the floor."""
+    trainer = Trainer(recipe, data, torch.device("cpu"))
+    images = trainer.inputs(augment.centre_crop(data.train.images[: recipe.batch], trainer.inputs.size))
+    labels = data.train.labels[: recipe.batch]
+    steps = len(data.train) // recipe.batch
+
+    def epoch() -> None:
+        for _ in range(steps):
+            with autocast(recipe.precision, torch.device("cpu")):
+                outputs = trainer.model(images)
+            trainer.optimiser.zero_grad()
+            functional.cross_entropy(outputs.float(), labels).backward()  # type: ignore[no-untyped-call]
+
+    return epoch
+
+
+def batched_augmentation(recipe: Recipe, data: Dataset) -> Callable[[], None]:
+    """Return crops, reflections and normalisation of all images by our batched code."""
+    trainer = Trainer(recipe, data, torch.device("cpu"))
+
+    def epoch() -> None:
+        for _ in trainer.batches():
+            pass
+
+    return epoch
+
+
+def torchvision_augmentation(recipe: Recipe, data: Dataset) -> Callable[[], None]:
+    """Return the same by torchvision, image by image, stacked to batches."""
+    transform = per_image_transform(recipe, data)
+
+    def epoch() -> None:
+        order = torch.randperm(len(data.train)).tolist()
+        for start in range(0, len(order), recipe.batch):
+            torch.stack([transform(data.train.images[row]) for row in order[start : start + recipe.batch]])
+
+    return epoch
+
+
+def measure(contenders: dict[str, Callable[[], Any]], images: int, rounds: int) -> dict[str, Row]:
+    """Time the contenders in turn, ``rounds`` times after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds + 1):
+        for name, epoch in contenders.items():
+            begin = time.perf_counter()
+            epoch()
+            seconds[name].append(time.perf_counter() - begin)
+    rates = {name: [images / each for each in times[1:]] for name, times in seconds.items()}
+    return {name: Row(name, statistics.median(r), min(r), max(r)) for name, r in rates.items()}
+
+
+def report(data: Dataset, *, images: int = 6400, rounds: int = 5) -> str:
+    """Measure everything on the first ``images`` training images of ``data`` and return the report as text."""
+    torch.set_num_threads(1)
+    data = replace(data, train=Split(data.train.images[:images], data.train.labels[:images]))
+    images, bf16 = len(data.train), replace(RECIPE, precision="bf16")
+    contenders = {
+        "tutorial loop, float32": tutorial(RECIPE, data),
+        "our loop, float32": ours(RECIPE, data),
+        "network alone, float32": network_alone(RECIPE, data),
+        "torchvision augmentation": torchvision_augmentation(RECIPE, data),
+        "our augmentation": batched_augmentation(RECIPE, data),
+    }
+    try:
+        check_device(bf16, torch.device("cpu"))
+        contenders |= {"our loop, bf16": ours(bf16, data), "network alone, bf16": network_alone(bf16, data)}
+    except ValueError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    rows = measure(contenders, images, rounds)
+    lines = [
+        f"{records.cpu_model()}; {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}; one thread",
+        f"{RECIPE.net}, {RECIPE.crop}-pixel crops and reflections of {images} images of {data.name}, "
+        f"batches of {RECIPE.batch}, {rounds} rounds",
+        f"{'':<28}{'images/s':>12}{'slowest':>12}{'fastest':>12}",
+        *(f"{row.name:<28}{row.rate:>12,.0f}{row.slowest:>12,.0f}{row.fastest:>12,.0f}" for row in rows.values()),
+        "",
+        *_ratios({name: row.rate for name, row in rows.items()}),
+        *([f"bf16 not measured: {refused}"] if refused else []),
+    ]
+    return "\n".join(lines)
+
+
+def _ratios(rate: dict[str, float]) -> list[str]:
+    """Return the comparisons that the study states a target for."""
+    base = rate["tutorial loop, float32"]
+    around = 1 - rate["our loop, float32"] / rate["network alone, float32"]
+    augmentation = rate["our augmentation"] / rate["torchvision augmentation"]
+    lines = [
+        f"our augmentation / torchvision's:        {augmentation:6.1f} x   (target: 15)",
+        f"our loop / tutorial loop, float32:       {rate['our loop, float32'] / base:6.2f} x   (target: 1.4)",
+        f"around forward and backward, float32:    {100 * around:6.1f} %   (target: under 3)",
+    ]
+    if "our loop, bf16" in rate:
+        lines.append(f"our loop in bf16 / tutorial, float32:    {rate['our loop, bf16'] / base:6.2f} x   (target: 3)")
+    return lines

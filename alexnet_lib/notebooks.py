@@ -1,0 +1,54 @@
+"""Notebooks from outside: papermill behind a check of the parameters' names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from alexnet_lib.recipes import StudyError, unknown
+from alexnet_lib.records import PROJECT
+
+FOLDER = PROJECT / "notebooks"
+
+
+def find(name: str) -> Path:
+    """Return the notebook called ``name``, with or without its number and ending.
+
+    Raises:
+        StudyError: there is none.
+    """
+    paths = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
+    short = {stem.split("_", 1)[1]: path for stem, path in paths.items() if stem[:2].isdigit()}
+    stem = Path(name).stem
+    if stem not in paths | short:
+        raise unknown("notebook", stem, paths)
+    return (short | paths)[stem]
+
+
+def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> float:
+    """Execute a notebook with papermill, write the result to ``output``, and return the seconds it took.
+
+    papermill itself only warns about a parameter that the notebook doesn't have, and runs with the default.
+
+    Raises:
+        StudyError: the notebook has no such parameter, or a cell failed; the output then holds the traceback.
+    """
+    import papermill
+
+    known = papermill.inspect_notebook(str(notebook))
+    for name in parameters:
+        if name not in known:
+            raise unknown(f"parameter of notebook {notebook.stem!r}:", name, known)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(output), dict(parameters), cwd=str(notebook.parent), progress_bar=False
+        )
+    except papermill.PapermillExecutionError as error:
+        raise StudyError(
+            f"notebook {notebook.stem}, cell {error.exec_count}: {error.ename}: {error.evalue} "
+            f"(whole traceback in {output})"
+        ) from error
+    return time.perf_counter() - begin
