@@ -12,7 +12,7 @@ export OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv book test lint smoke clean distclean lock
+.PHONY: help setup book test lint smoke clean distclean lock
 
 help:
 	@echo "make book               build the book from the published records, print its front page"
@@ -20,13 +20,14 @@ help:
 	@echo "                        (SCALE=laptop: hours on 2 cores, real data; SCALE=gpu: one GPU)"
 	@echo "make test               lint, types, tests, every notebook's numbers, a smoke training, every page of the book"
 	@echo "make smoke              only the smoke training: every notebook once on made-up images"
+	@echo "make setup              only the installation, which the others do by themselves where it is due"
 	@echo "make lint               ruff and mypy"
 	@echo "make clean              remove what was built; keep .venv, data sets and records"
 	@echo "make distclean          make clean, and remove .venv"
 	@echo "make lock               for maintainers: write requirements.txt from pyproject.toml"
 
 # Installed once; again when the lock or the project's metadata change, or when .venv lost its Python.
-venv: $(INSTALLED)
+setup: $(INSTALLED)
 
 ifeq ($(wildcard $(PY)),)
 .PHONY: $(INSTALLED)
@@ -47,7 +48,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-book: venv
+book: setup
 	@$(PY) book/build.py $(if $(SCALE),--scale $(SCALE))
 
 test: lint
@@ -61,12 +62,12 @@ test: lint
 	@$(PY) -m pytest -p no:nbval tests/book
 
 # Always from nothing, so that the trainings happen: the records go to a folder of their own.
-smoke: venv
+smoke: setup
 	@echo "== smoke training"
 	@rm -rf build/smoke
-	@ALEXNET_RUNS=build/smoke/runs $(PY) -m alexnet_lib notebook --all --scale smoke
+	@ALEXNET_RUNS=$(CURDIR)/build/smoke/runs $(PY) -m alexnet_lib notebook --scale smoke --out build/smoke/notebooks
 
-lint: venv
+lint: setup
 	@echo "== ruff, mypy"
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy

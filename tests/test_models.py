@@ -1,0 +1,497 @@
+"""The networks compute what the paper, the 2012 files and torchvision say, and are the sizes they report."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet_lib import models
+from alexnet_lib.models import CrossMapNorm, LayerSetting, LocallyConnected, SameMapNorm, build, outline
+from alexnet_lib.recipes import StudyError
+
+CIFAR = [name for name in models.NETS if name.startswith("cifar")]
+TWO_TOWERS = ["alexnet-paper", "alexnet-code2012"]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=seeded(seed))
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    return {name: layer.weight.detach() for name, layer in models.weight_layers(net)}
+
+
+def table(name: str) -> dict[str, models.LayerRow]:
+    rows = models.layer_table(outline(name), models.NETS[name].image_size)
+    return {row.name: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def paper() -> nn.Sequential:
+    return build("alexnet-paper", classes=2, generator=seeded())
+
+
+# --- sizes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("cifar-26pct", 145_578),
+        ("cifar-19pct", 89_578),
+        ("cifar-18pct", 89_578),
+        ("cifar-13pct", 1_116_490),
+        ("cifar-11pct", 2_112_970),
+        ("alexnet-paper", 60_965_224),
+        ("alexnet-code2012", 60_965_224),
+        ("alexnet-one-tower", 61_100_840),
+    ],
+)
+def test_a_net_has_the_number_of_parameters_of_its_source(name: str, parameters: int) -> None:
+    assert models.n_parameters(outline(name)) == parameters
+    assert sum(row.parameters for row in table(name).values()) == parameters
+
+
+@pytest.mark.parametrize("name", TWO_TOWERS)
+def test_the_two_tower_layers_have_the_parameters_of_the_fact_sheet(name: str) -> None:
+    counts = {row.name: row.parameters for row in table(name).values() if row.parameters}
+    assert counts == {
+        "conv1": 34_944,
+        "conv2": 307_456,
+        "conv3": 885_120,
+        "conv4": 663_936,
+        "conv5": 442_624,
+        "fc6": 37_752_832,
+        "fc7": 16_781_312,
+        "fc8": 4_097_000,
+    }
+
+
+@pytest.mark.parametrize("name", TWO_TOWERS)
+def test_the_two_tower_maps_have_the_sizes_of_the_paper(name: str) -> None:
+    rows = table(name)
+    layers = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv5", "pool5")
+    shapes = {layer: rows[layer].shape for layer in layers}
+    assert shapes == {
+        "conv1": (96, 55, 55),
+        "pool1": (96, 27, 27),
+        "conv2": (256, 27, 27),
+        "pool2": (256, 13, 13),
+        "conv3": (384, 13, 13),
+        "conv5": (256, 13, 13),
+        "pool5": (256, 6, 6),
+    }
+
+
+def test_only_the_second_fourth_and_fifth_convolutions_keep_to_their_tower() -> None:
+    groups = {row.name: row.groups for row in table("alexnet-paper").values() if row.kind == "Conv2d"}
+    assert groups == {"conv1": 1, "conv2": 2, "conv3": 1, "conv4": 2, "conv5": 2}
+
+
+@pytest.mark.parametrize("name", TWO_TOWERS)
+def test_the_neurons_sum_to_the_650000_of_the_abstract(name: str) -> None:
+    neurons = [row.neurons for row in table(name).values() if row.neurons]
+    # P Figure 2's caption has 253,440 in the first place: 55 x 48 x 96, a slip for 55 x 55 x 96.
+    assert neurons == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
+    assert sum(neurons) == 659_272
+    assert sum(neurons) - 290_400 + 55 * 48 * 96 == 622_312
+
+
+def test_one_image_costs_724_million_multiply_accumulates_and_1135_without_groups() -> None:
+    rows = table("alexnet-paper").values()
+    assert sum(row.macs for row in rows) == 724_406_816
+    assert round(sum(row.macs * row.groups for row in rows) / 1e6) == 1135
+
+
+def test_the_three_convolution_net_costs_12_million_multiply_accumulates() -> None:
+    assert sum(row.macs for row in table("cifar-19pct").values()) == 12_298_240
+
+
+@pytest.mark.parametrize(("name", "sides"), [("cifar-19pct", [32, 16, 8, 4]), ("cifar-13pct", [24, 12, 6])])
+def test_pooling_rounds_the_map_size_up_as_in_2012(name: str, sides: list[int]) -> None:
+    pooled = [row.shape[1] for row in table(name).values() if "Pool" in row.kind]
+    assert pooled == sides[1:]
+
+
+def test_average_pooling_divides_by_the_part_of_the_window_inside_the_map() -> None:
+    pool = outline("cifar-19pct").get_submodule("pool2")
+    assert torch.equal(pool(torch.ones(1, 1, 16, 16)), torch.ones(1, 1, 8, 8))
+
+
+def test_the_layer_table_describes_every_kind_of_layer() -> None:
+    rows = table("alexnet-code2012") | {"local3": table("cifar-13pct")["local3"]}
+    names = ("pad1", "conv1", "norm1", "mapnorm2", "pool5", "local3", "fc6")
+    windows = {name: rows[name].window for name in names}
+    assert windows == {
+        "pad1": "left 0, right 3, top 0, bottom 3",
+        "conv1": "11 / 4 / 0",
+        "norm1": "5 maps",
+        "mapnorm2": "5 / 1 / 2",
+        "pool5": "3 / 2 / 0",
+        "local3": "3 / 1 / 1",
+        "fc6": "",
+    }
+    assert rows["local3"].macs == 36 * 32 * 64 * 9
+
+
+def test_the_layer_table_leaves_net_and_random_state_alone() -> None:
+    net = build("cifar-13pct", generator=seeded())
+    before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    models.layer_table(net, 24)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(layer._forward_hooks for layer in net)
+
+
+# --- editions ---------------------------------------------------------------------------------------------
+
+
+def test_the_editions_order_the_layers_as_their_sources_do() -> None:
+    def first_layers(name: str) -> str:
+        names = [layer for layer, _ in outline(name).named_children()]
+        return " ".join(names[: names.index("conv3")])
+
+    assert first_layers("alexnet-paper") == "pad1 conv1 act1 norm1 pool1 conv2 act2 norm2 pool2"
+    assert first_layers("alexnet-code2012") == "pad1 conv1 norm1 pool1 act1 conv2 act2 norm2 mapnorm2 pool2"
+    assert first_layers("alexnet-one-tower") == "conv1 act1 pool1 conv2 act2 pool2"
+
+
+def test_dropout_follows_fc6_and_fc7_in_the_paper_and_precedes_them_in_torchvision() -> None:
+    def top(name: str) -> str:
+        kinds = [type(layer).__name__ for layer in outline(name)]
+        return " ".join(kinds[kinds.index("Flatten") + 1 :])
+
+    assert top("alexnet-paper") == "Linear ReLU Dropout Linear ReLU Dropout Linear"
+    assert top("alexnet-code2012") == top("alexnet-paper")
+    assert top("alexnet-one-tower") == "Dropout Linear ReLU Dropout Linear ReLU Linear"
+    dropouts = [layer for name in models.NETS for layer in outline(name) if isinstance(layer, nn.Dropout)]
+    assert [layer.p for layer in dropouts] == [0.5] * 6
+
+
+def test_the_editions_have_the_norm_constants_of_their_sources() -> None:
+    def norms(name: str) -> list[tuple[float, ...]]:
+        found = [m for m in outline(name) if isinstance(m, CrossMapNorm | SameMapNorm)]
+        return [(m.size, m.alpha, m.beta, m.k, getattr(m, "towers", 0)) for m in found]
+
+    assert norms("alexnet-paper") == [(5, 1e-4, 0.75, 2, 2)] * 2
+    assert norms("alexnet-code2012") == [(5, 2e-5, 0.75, 2, 2)] * 2 + [(5, 4e-5, 0.75, 1, 0)]
+    for name in ("alexnet-one-tower", "cifar-26pct", "cifar-19pct", "cifar-13pct"):
+        assert norms(name) == []
+    assert norms("cifar-11pct") == [(9, 1e-3 / 9, 0.75, 1, 1)] * 2
+    assert norms("cifar-18pct") == [(3, 5e-5 / 9, 0.75, 1, 0)] * 2
+
+
+def test_the_editions_start_from_the_deviations_and_biases_of_their_sources() -> None:
+    def settings(name: str) -> dict[str, LayerSetting]:
+        return {layer: models.setting_of(module) for layer, module in models.weight_layers(outline(name))}
+
+    biases = {"conv1": 0, "conv2": 1, "conv3": 0, "conv4": 1, "conv5": 1, "fc6": 1, "fc7": 1, "fc8": 0}
+    wide = ("conv3", "conv4", "conv5")
+    paper = {layer: LayerSetting(0.01, bias, 5e-4) for layer, bias in biases.items()}
+    code = paper | {layer: LayerSetting(0.03, biases[layer], 5e-4) for layer in wide}
+    assert settings("alexnet-paper") == settings("alexnet-one-tower") == paper
+    assert settings("alexnet-code2012") == code
+
+
+@pytest.mark.parametrize(
+    ("name", "stds", "decays"),
+    [
+        ("cifar-26pct", [1e-4, 0.01, 0.01, 0.1, 0.1], [0.004, 0.004, 0.004, 0.03, 0.03]),
+        ("cifar-19pct", [1e-4, 0.01, 0.01, 0.01], [0.004, 0.004, 0.004, 3]),
+        ("cifar-18pct", [1e-4, 0.01, 0.01, 0.01], [0.004, 0.004, 0.004, 1]),
+        ("cifar-13pct", [1e-4, 0.01, 0.04, 0.04, 0.01], [0, 0, 0.004, 0.004, 0.004]),
+        ("cifar-11pct", [1e-4, 0.01, 0.04, 0.04, 0.01], [0, 0, 0.004, 0.004, 0.01]),
+    ],
+)
+def test_the_cifar_nets_have_the_deviations_and_decays_of_their_files(
+    name: str, stds: list[float], decays: list[float]
+) -> None:
+    settings = [models.setting_of(layer) for _, layer in models.weight_layers(outline(name))]
+    assert settings == [LayerSetting(std, 0.0, decay) for std, decay in zip(stds, decays, strict=True)]
+
+
+def test_the_first_maps_are_those_of_the_image_padded_right_and_below(paper: nn.Sequential) -> None:
+    image = noise(1, 3, 224, 224, dtype=torch.float32)
+    padded = torch.zeros(1, 3, 227, 227)
+    padded[:, :, :224, :224] = image
+    conv1 = paper.get_submodule("conv1")
+    assert isinstance(conv1, nn.Conv2d)
+    expected = F.conv2d(padded, conv1.weight, conv1.bias, stride=4)
+    assert torch.equal(paper[:2](image), expected)
+
+
+def test_the_one_tower_edition_computes_what_torchvision_computes() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    with torch.device("meta"):
+        theirs = torchvision.models.alexnet(num_classes=2)
+    ours = build("alexnet-one-tower", classes=2, init="variance", generator=seeded()).eval()
+    values = dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True))
+    theirs.load_state_dict(values, assign=True)
+    image = noise(1, 3, 224, 224, dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.allclose(ours(image), theirs.eval()(image), atol=1e-6)
+
+
+# --- layers -----------------------------------------------------------------------------------------------
+
+
+def cross_map_loop(x: Tensor, size: int, alpha: float, beta: float, k: float, towers: int) -> Tensor:
+    """P §3.3, one element at a time."""
+    images, maps, height, width = x.shape
+    per_tower = maps // towers
+    out = []
+    for n, i, y, z in itertools.product(range(images), range(maps), range(height), range(width)):
+        first = i // per_tower * per_tower
+        total = x.new_zeros(())
+        for j in range(max(first, i - size // 2), min(first + per_tower - 1, i + size // 2) + 1):
+            total = total + x[n, j, y, z] ** 2
+        out.append(x[n, i, y, z] / (k + alpha * total) ** beta)
+    return torch.stack(out).view_as(x)
+
+
+def same_map_loop(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    images, maps, height, width = x.shape
+    out = []
+    for n, i, y, z in itertools.product(range(images), range(maps), range(height), range(width)):
+        total = x.new_zeros(())
+        for down, right in itertools.product(range(-(size // 2), size // 2 + 1), repeat=2):
+            if 0 <= y + down < height and 0 <= z + right < width:
+                total = total + x[n, i, y + down, z + right] ** 2
+        out.append(x[n, i, y, z] / (k + alpha * total) ** beta)
+    return torch.stack(out).view_as(x)
+
+
+def value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    value = function(x)
+    (gradient,) = torch.autograd.grad(value, x, noise(*value.shape, seed=1))
+    return value.detach(), gradient
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize(("size", "beta"), [(5, 0.75), (9, 0.75), (3, 0.5)])
+def test_the_cross_map_norm_equals_the_papers_formula_in_value_and_gradient(
+    size: int, beta: float, towers: int
+) -> None:
+    x = noise(2, 8, 2, 3)
+    ours = value_and_gradient(CrossMapNorm(size, 0.3, beta, 2.0, towers), x)
+    loop = value_and_gradient(lambda a: cross_map_loop(a, size, 0.3, beta, 2.0, towers), x)
+    torch.testing.assert_close(ours, loop, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("size", "beta"), [(5, 0.75), (3, 0.75), (3, 0.5)])
+def test_the_same_map_norm_equals_its_formula_in_value_and_gradient(size: int, beta: float) -> None:
+    x = noise(2, 2, 6, 7)
+    ours = value_and_gradient(SameMapNorm(size, 0.3, beta, 1.0), x)
+    loop = value_and_gradient(lambda a: same_map_loop(a, size, 0.3, beta, 1.0), x)
+    torch.testing.assert_close(ours, loop, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("alpha", "torch_alpha"), [(1e-4, 5e-4), (1e-4 / 5, 1e-4)])
+def test_each_reading_of_alpha_is_torchs_alpha_over_the_window_size(alpha: float, torch_alpha: float) -> None:
+    x = 50 * noise(2, 12, 3, 3)
+    theirs = nn.LocalResponseNorm(5, alpha=torch_alpha, beta=0.75, k=2.0)
+    torch.testing.assert_close(CrossMapNorm(5, alpha, 0.75, 2.0)(x), theirs(x), rtol=1e-13, atol=1e-13)
+
+
+def test_norms_inside_the_towers_change_only_the_maps_beside_the_seam() -> None:
+    x = 50 * noise(1, 96, 2, 2)
+    apart = CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2)(x)
+    across = CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=1)(x)
+    differ = (apart != across).flatten(2).any(2).nonzero()[:, 1].tolist()
+    assert differ == [46, 47, 48, 49]
+
+
+@pytest.mark.parametrize("norm", [CrossMapNorm(5, 1e-4, 0.75, 2.0, 2), SameMapNorm(3, 1e-4, 0.75, 1.0)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_norms_keep_bf16_and_the_memory_format(norm: nn.Module, layout: torch.memory_format) -> None:
+    x = (50 * noise(2, 8, 5, 5)).to(torch.bfloat16).to(memory_format=layout)
+    out = norm(x)
+    assert out.dtype == torch.bfloat16
+    assert out.is_contiguous(memory_format=layout)
+    # Right to the last bit that bf16 has: only the result is rounded.
+    torch.testing.assert_close(out.double(), norm(x.double()), rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize(("kernel", "padding", "side"), [(3, 1, 4), (3, 0, 5), (1, 0, 3)])
+def test_a_local_layer_gives_each_position_its_own_filters(kernel: int, padding: int, side: int) -> None:
+    layer = LocallyConnected(2, 3, kernel, side, padding).double()
+    with torch.no_grad():
+        layer.weight.copy_(noise(*layer.weight.shape, seed=1))
+        layer.bias.copy_(noise(*layer.bias.shape, seed=2))
+    x = noise(2, 2, side, side)
+    padded = F.pad(x, (padding,) * 4)
+    out = layer(x)
+    assert out.shape == (2, 3, layer.out_size, layer.out_size)
+    for n, y, z, o in itertools.product(range(2), range(layer.out_size), range(layer.out_size), range(3)):
+        position = y * layer.out_size + z
+        patch = padded[n, :, y : y + kernel, z : z + kernel].flatten()
+        expected = patch @ layer.weight[position, :, o] + layer.bias[position, 0, o]
+        assert math.isclose(out[n, o, y, z].item(), expected.item(), rel_tol=1e-12, abs_tol=1e-13)
+
+
+def test_a_local_layer_with_equal_filters_everywhere_is_a_convolution_in_value_and_gradient() -> None:
+    layer = LocallyConnected(2, 3, 3, 6, 1).double()
+    filters, x = noise(3, 2, 3, 3, seed=1), noise(2, 2, 6, 6)
+    with torch.no_grad():
+        layer.weight.copy_(filters.flatten(1).T.expand_as(layer.weight))
+        layer.bias.fill_(0.5)
+
+    def convolve(images: Tensor) -> Tensor:
+        return F.conv2d(images, filters, torch.full((3,), 0.5, dtype=torch.float64), padding=1)
+
+    ours, shared = value_and_gradient(layer, x), value_and_gradient(convolve, x)
+    torch.testing.assert_close(ours, shared, rtol=1e-12, atol=1e-13)
+
+
+# --- initial values ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_file_init_has_the_deviation_and_bias_of_each_layer(name: str) -> None:
+    for _, layer in models.weight_layers(build(name, generator=seeded())):
+        setting, weight = models.setting_of(layer), layer.weight.detach()
+        tolerance = 4 / math.sqrt(weight.numel())
+        assert weight.std().item() == pytest.approx(setting.std, rel=tolerance)
+        assert abs(weight.mean().item()) < tolerance * setting.std
+        assert layer.bias is not None
+        assert torch.all(layer.bias == setting.bias)
+
+
+def test_file_init_sets_the_papers_biases(paper: nn.Sequential) -> None:
+    biases = {name: bias for name, bias in paper.named_parameters() if name.endswith("bias")}
+    ones = {name for name, bias in biases.items() if torch.all(bias == 1)}
+    assert ones == {f"{layer}.bias" for layer in ("conv2", "conv4", "conv5", "fc6", "fc7")}
+    assert not any(biases[name].any() for name in biases.keys() - ones)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_variance_init_is_torchs_kaiming_normal_with_a_linear_last_layer(activation: str) -> None:
+    net = build("cifar-26pct", activation=activation, init="variance", generator=seeded(3))
+    generator = seeded(3)
+    for name, layer in models.weight_layers(net):
+        follows = "linear" if name == "fc5" else activation
+        expected = torch.empty_like(layer.weight)
+        nn.init.kaiming_normal_(expected, nonlinearity=follows, generator=generator)  # type: ignore[arg-type]
+        torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-6, atol=0)
+        assert layer.bias is not None
+        assert not layer.bias.any()
+
+
+def test_variance_init_counts_the_inputs_of_one_position_of_a_local_layer() -> None:
+    local = weights(build("cifar-13pct", init="variance", generator=seeded()))["local3"]
+    assert local.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.01)
+
+
+def test_variance_init_replaces_the_files_deviations_and_biases_but_not_the_draws(paper: nn.Sequential) -> None:
+    net = build("alexnet-paper", classes=2, init="variance", generator=seeded())
+    filed, kept = weights(paper)["conv2"] / 0.01, weights(net)["conv2"] / math.sqrt(2 / (48 * 25))
+    torch.testing.assert_close(kept, filed, rtol=1e-5, atol=0)
+    assert not any(value.any() for name, value in net.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("name", ["cifar-19pct", "cifar-13pct"])
+def test_variance_init_keeps_the_scale_of_the_signal_and_file_init_loses_it(name: str) -> None:
+    size = models.NETS[name].image_size
+    x = noise(16, 3, size, size, dtype=torch.float32)
+    with torch.no_grad():
+        assert 0.1 < build(name, init="variance", generator=seeded())(x).std().item() < 3
+        assert build(name, init="file", generator=seeded())(x).std().item() < 0.01
+
+
+def test_arms_of_one_seed_share_their_standard_normals() -> None:
+    arms = [
+        weights(build("cifar-13pct", activation=activation, init=init, generator=seeded(5)))
+        for activation, init in itertools.product(("relu", "tanh"), ("file", "variance"))
+    ]
+    for name in arms[0]:
+        normals = [arm[name] / arm[name].std() for arm in arms]
+        for other in normals[1:]:
+            torch.testing.assert_close(other, normals[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_seed_decides_the_weights_and_the_global_random_state_does_not() -> None:
+    torch.manual_seed(1)
+    first = weights(build("cifar-19pct", generator=seeded(1)))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    again, other = (weights(build("cifar-19pct", generator=seeded(seed))) for seed in (1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+# --- building ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", models.NETS)
+def test_every_activation_is_replaced_and_nothing_else(name: str) -> None:
+    relu, tanh = ([type(m) for m in outline(name, activation=a).modules()] for a in ("relu", "tanh"))
+    assert nn.Tanh not in relu
+    assert [nn.Tanh if kind is nn.ReLU else kind for kind in relu] == tanh
+    assert tanh.count(nn.Tanh) == len(models.weight_layers(outline(name))) - 1
+
+
+@pytest.mark.parametrize("name", CIFAR)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_cifar_net_gives_logits_for_any_number_of_classes_and_gradients_everywhere(
+    name: str, activation: str
+) -> None:
+    size = models.NETS[name].image_size
+    net = build(name, classes=7, activation=activation, init="variance", generator=seeded())
+    logits = net(noise(2, 3, size, size, dtype=torch.float32))
+    assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_channels_last_gives_the_same_logits(name: str) -> None:
+    size = models.NETS[name].image_size
+    net = build(name, init="variance", generator=seeded()).requires_grad_(False)
+    x = noise(2, 3, size, size, dtype=torch.float32)
+    plain = net(x)
+    net.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_alexnet_gives_logits_for_any_number_of_classes(paper: nn.Sequential) -> None:
+    with torch.no_grad():
+        logits = paper.eval()(noise(1, 3, 224, 224, dtype=torch.float32))
+    assert logits.shape == (1, 2)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_a_bf16_forward_pass_stays_near_the_float32_one(name: str) -> None:
+    size = models.NETS[name].image_size
+    net = build(name, init="variance", generator=seeded()).requires_grad_(False)
+    x = noise(2, 3, size, size, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = net(x)
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), net(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"net": "cifar-19pc"}, "unknown net 'cifar-19pc'.*'cifar-19pct'"),
+        ({"activation": "than"}, "unknown activation 'than'.*'tanh'"),
+        ({"init": "variances"}, "unknown init 'variances'.*'variance'"),
+        ({"classes": 1}, "'cifar-19pct' needs at least 2 classes, got 1"),
+    ],
+)
+def test_what_cannot_be_built_is_named_with_what_can(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        build(**({"net": "cifar-19pct", "generator": seeded()} | wrong))  # type: ignore[arg-type]
