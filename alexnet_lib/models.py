@@ -8,10 +8,12 @@ weights carries what its file says about them: see :class:`LayerSetting`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -248,30 +250,114 @@ DECAY = 5e-4
 """Weight decay of every AlexNet layer (P §5)."""
 
 
-def _alexnet_paper(classes: int, act: Activation) -> nn.Sequential:
-    """Build AlexNet as printed: layers P §3.5, norms §3.3, dropout §4.2, initial values §5.
+@dataclass(frozen=True)
+class Sizes:
+    """An AlexNet's widths and windows: the paper's own, or those of its miniature."""
 
-    The paper does not say how 224 pixels give 55 x 55 maps; the padding is the 2012 code's.
+    image: int
+    """Side of the input in pixels."""
+    conv1: tuple[int, int]
+    """Kernel and stride of the first convolution."""
+    padding: tuple[int, int, int, int]
+    """Zeros around the image: left, right, top, bottom."""
+    maps: tuple[int, int, int, int, int]
+    """Maps of the five convolutions, both towers together."""
+    units: int
+    """Units of the first and of the second fully-connected layer."""
+    side: int
+    """Side of the maps after the last pooling."""
+    separate: tuple[int, int]
+    """Padding of conv2 and conv5 that keeps ``side`` where pooling windows don't overlap (``layers-147.cfg``)."""
+
+
+FULL = Sizes(224, (11, 4), (0, 3, 0, 3), (96, 256, 384, 384, 256), 4096, 6, separate=(1, 0))
+"""P §3.5; the paper does not say how 224 pixels give 55 x 55 maps, the padding is the 2012 code's."""
+MINI = Sizes(24, (5, 1), (2, 2, 2, 2), (24, 64, 80, 80, 64), 512, 3, separate=(2, 1))
+"""AlexNet-32: the same architecture for 24-pixel crops of 32-pixel images, 45 MFLOP an image in training.
+
+The first kernels are those of the 2012 CIFAR-10 nets, without stride: 24 pixels leave nothing to skip. Maps then
+halve at each pooling as in the original (24, 12, 6, 3). Widths are a quarter of the original's, conv3 and conv4 a
+little less and the fully-connected layers an eighth, to hold the cost.
+"""
+
+
+def _alexnet(
+    classes: int,
+    act: Activation,
+    sizes: Sizes = FULL,
+    *,
+    alpha: float | None = 1e-4,
+    pool: int = 3,
+    towers: str = "two",
+    dropout: bool = True,
+    without: str = "",
+    bias: float = 1.0,
+) -> nn.Sequential:
+    """Build AlexNet as printed (layers P §3.5, norms §3.3, dropout §4.2, initial values §5), or with one change.
+
+    ``alpha``: factor in the norms' sum, None for no norms. ``pool``: side of the pooling windows, 3 (overlapping) or
+    2 (P §3.4). ``towers``: ``two`` as in the paper; ``half``, one tower of half the kernels in conv1 to conv4, which
+    is the paper's comparison (P §3.2, footnote 2; ``layers-145-half.cfg``); ``one``, all kernels in one tower;
+    ``apart``, two that meet in the last layer only. ``without``: a convolution to leave out (P §7); the towers then
+    meet in the next one. ``bias``: initial bias where the paper has 1.
     """
+    half, split = towers == "half", 1 if towers in ("half", "one") else 2
+    m1, m2, m3, m4 = (maps // 2 if half else maps for maps in sizes.maps[:4])
+    pad2, pad5 = (2, 1) if pool == 3 else sizes.separate
+    window = functools.partial(nn.MaxPool2d, pool, stride=2, ceil_mode=True)
+    norm = functools.partial(CrossMapNorm, 5, alpha, 0.75, 2.0, split) if alpha else (lambda: None)
+    deep: dict[str, nn.Module] = {}
+    inputs, meet = m2, towers != "apart"
+    for name, maps, start, pad in (("3", m3, 0.0, 1), ("4", m4, bias, 1), ("5", sizes.maps[4], bias, pad5)):
+        if without == f"conv{name}":
+            continue
+        groups, meet = (1 if meet else split), False
+        deep[f"conv{name}"] = conv(inputs, maps, 3, padding=pad, groups=groups, std=0.01, bias=start, decay=DECAY)
+        deep[f"act{name}"] = act()
+        inputs = maps
     return _net(
-        pad1=nn.ZeroPad2d((0, 3, 0, 3)),
-        conv1=conv(3, 96, 11, stride=4, std=0.01, decay=DECAY),
+        pad1=nn.ZeroPad2d(sizes.padding),
+        conv1=conv(3, m1, sizes.conv1[0], stride=sizes.conv1[1], std=0.01, decay=DECAY),
         act1=act(),
-        norm1=CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2),
-        pool1=_max_pool(),
-        conv2=conv(96, 256, 5, padding=2, groups=2, std=0.01, bias=1.0, decay=DECAY),
+        norm1=norm(),
+        pool1=window(),
+        conv2=conv(m1, m2, 5, padding=pad2, groups=split, std=0.01, bias=bias, decay=DECAY),
         act2=act(),
-        norm2=CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2),
-        pool2=_max_pool(),
-        conv3=conv(256, 384, 3, padding=1, std=0.01, decay=DECAY),
-        act3=act(),
-        conv4=conv(384, 384, 3, padding=1, groups=2, std=0.01, bias=1.0, decay=DECAY),
-        act4=act(),
-        conv5=conv(384, 256, 3, padding=1, groups=2, std=0.01, bias=1.0, decay=DECAY),
-        act5=act(),
-        pool5=_max_pool(),
-        **_two_tower_top(classes, act),
+        norm2=norm(),
+        pool2=window(),
+        **deep,
+        pool5=window(),
+        **_top(classes, act, inputs, sizes, apart=towers == "apart", dropout=dropout, bias=bias),
     )
+
+
+def _top(
+    classes: int,
+    act: Activation,
+    maps: int,
+    sizes: Sizes = FULL,
+    *,
+    apart: bool = False,
+    dropout: bool = True,
+    bias: float = 1.0,
+) -> dict[str, nn.Module | None]:
+    """Build the three fully-connected layers; ``apart`` keeps each tower's units to itself up to the last."""
+    settings: dict[str, Any] = {"std": 0.01, "bias": bias, "decay": DECAY}
+    units, area = sizes.units, sizes.side**2
+    return {
+        "flatten": None if apart else nn.Flatten(),
+        # A fully-connected layer in two groups is a convolution with a window as large as its map.
+        "fc6": conv(maps, units, sizes.side, groups=2, **settings)
+        if apart
+        else linear(maps * area, units, **settings),
+        "act6": act(),
+        "drop6": nn.Dropout(0.5) if dropout else None,
+        "fc7": conv(units, units, 1, groups=2, **settings) if apart else linear(units, units, **settings),
+        "act7": act(),
+        "drop7": nn.Dropout(0.5) if dropout else None,
+        "flatten7": nn.Flatten() if apart else None,
+        "fc8": linear(units, classes, std=0.01, decay=DECAY),
+    }
 
 
 def _alexnet_code2012(classes: int, act: Activation) -> nn.Sequential:
@@ -285,8 +371,8 @@ def _alexnet_code2012(classes: int, act: Activation) -> nn.Sequential:
         conv2=conv(96, 256, 5, padding=2, groups=2, std=0.01, bias=1.0, decay=DECAY),
         act2=act(),
         norm2=CrossMapNorm(5, 1e-4 / 5, 0.75, 2.0, towers=2),
-        mapnorm2=SameMapNorm(5, 1e-3 / 25, 0.75, 1.0),
-        pool2=_max_pool(),  # ``cnorm2``, not in the paper
+        mapnorm2=SameMapNorm(5, 1e-3 / 25, 0.75, 1.0),  # ``cnorm2``, not in the paper
+        pool2=_max_pool(),
         conv3=conv(256, 384, 3, padding=1, std=0.03, decay=DECAY),
         act3=act(),
         conv4=conv(384, 384, 3, padding=1, groups=2, std=0.03, bias=1.0, decay=DECAY),
@@ -294,20 +380,7 @@ def _alexnet_code2012(classes: int, act: Activation) -> nn.Sequential:
         conv5=conv(384, 256, 3, padding=1, groups=2, std=0.03, bias=1.0, decay=DECAY),
         pool5=_max_pool(),
         act5=act(),
-        **_two_tower_top(classes, act),
-    )
-
-
-def _two_tower_top(classes: int, act: Activation) -> dict[str, nn.Module]:
-    return dict(
-        flatten=nn.Flatten(),
-        fc6=linear(256 * 6 * 6, 4096, std=0.01, bias=1.0, decay=DECAY),
-        act6=act(),
-        drop6=nn.Dropout(0.5),
-        fc7=linear(4096, 4096, std=0.01, bias=1.0, decay=DECAY),
-        act7=act(),
-        drop7=nn.Dropout(0.5),
-        fc8=linear(4096, classes, std=0.01, decay=DECAY),
+        **_top(classes, act, 256),
     )
 
 
@@ -352,6 +425,23 @@ class Net:
     layers: Callable[[int, Activation], nn.Sequential]
 
 
+CHANGES: dict[str, dict[str, Any]] = {
+    "": {},
+    "-no-lrn": {"alpha": None},
+    "-code-lrn": {"alpha": 1e-4 / 5},
+    "-pool2": {"pool": 2},
+    "-half-tower": {"towers": "half"},
+    "-one-tower": {"towers": "one"},
+    "-towers-apart": {"towers": "apart"},
+    "-no-dropout": {"dropout": False},
+    "-no-conv3": {"without": "conv3"},
+    "-no-conv4": {"without": "conv4"},
+    "-no-conv5": {"without": "conv5"},
+    "-bias0.1": {"bias": 0.1},
+    "-bias0": {"bias": 0.0},
+}
+"""The ablations of the paper, by the suffix of the network's name."""
+
 NETS: dict[str, Net] = {
     net.name: net
     for net in (
@@ -360,9 +450,16 @@ NETS: dict[str, Net] = {
         Net("cifar-18pct", "cuda-convnet, layers-18pct.cfg", 32, 10, _cifar_18pct),
         Net("cifar-13pct", "cuda-convnet, layers-conv-local-13pct.cfg", 24, 10, _cifar_13pct),
         Net("cifar-11pct", "cuda-convnet, layers-conv-local-11pct.cfg", 24, 10, _cifar_11pct),
-        Net("alexnet-paper", "the paper as printed", 224, 1000, _alexnet_paper),
         Net("alexnet-code2012", "2012 release, layers-145.cfg", 224, 1000, _alexnet_code2012),
         Net("alexnet-one-tower", "torchvision, alexnet", 224, 1000, _alexnet_one_tower),
+        *(
+            Net(f"{name}{suffix}", source, sizes.image, classes, functools.partial(_alexnet, sizes=sizes, **changes))
+            for name, source, sizes, classes in (
+                ("alexnet-paper", "the paper as printed", FULL, 1000),
+                ("alexnet32", "the paper, in miniature", MINI, 10),
+            )
+            for suffix, changes in CHANGES.items()
+        ),
     )
 }
 
@@ -387,12 +484,12 @@ def outline(net: str, *, classes: int | None = None, activation: str = "relu") -
 def build(
     net: str, *, classes: int | None = None, activation: str = "relu", init: str = "file", generator: torch.Generator
 ) -> nn.Sequential:
-    """Build a network with its initial values, on the device of ``generator``, the only source of randomness.
+    """Build a network with its initial values, on the CPU: a seed means the same weights on every device.
 
     ``init="file"``: each layer's deviation and bias as its file has them. ``init="variance"``: deviations
     that keep the signal's variance (gain / sqrt(fan-in), He et al. 2015; the last layer's gain is 1), biases
-    0. Generators in equal states give the same standard normals under both and for any activation, so that
-    arms can be paired.
+    0. All randomness is ``generator``'s (a CPU generator); in equal states it gives the same standard normals
+    under both and for any activation, so that arms can be paired.
 
     The result maps float (N, 3, S, S), S the ``image_size`` of the net, to logits (N, classes).
 
@@ -401,7 +498,7 @@ def build(
     """
     if init not in INITS:
         raise unknown("init", init, INITS)
-    model = outline(net, classes=classes, activation=activation).to_empty(device=generator.device)
+    model = outline(net, classes=classes, activation=activation).to_empty(device="cpu")
     layers = [layer for _, layer in weight_layers(model)]
     for layer in layers:
         std, bias = setting_of(layer).std, setting_of(layer).bias

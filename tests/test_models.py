@@ -175,7 +175,7 @@ def test_dropout_follows_fc6_and_fc7_in_the_paper_and_precedes_them_in_torchvisi
     assert top("alexnet-code2012") == top("alexnet-paper")
     assert top("alexnet-one-tower") == "Dropout Linear ReLU Dropout Linear ReLU Linear"
     dropouts = [layer for name in models.NETS for layer in outline(name) if isinstance(layer, nn.Dropout)]
-    assert [layer.p for layer in dropouts] == [0.5] * 6
+    assert {layer.p for layer in dropouts} == {0.5}
 
 
 def test_the_editions_have_the_norm_constants_of_their_sources() -> None:
@@ -495,3 +495,49 @@ def test_a_bf16_forward_pass_stays_near_the_float32_one(name: str) -> None:
 def test_what_cannot_be_built_is_named_with_what_can(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         build(**({"net": "cifar-19pct", "generator": seeded()} | wrong))  # type: ignore[arg-type]
+
+
+# --- The paper's ablations ---
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("alexnet-paper-half-tower", 59_798_312), ("alexnet-paper-one-tower", 62_378_344)],
+)
+def test_the_tower_ablations_have_the_parameters_of_the_released_files(name: str, parameters: int) -> None:
+    assert models.n_parameters(outline(name)) == parameters
+
+
+def test_without_overlap_the_maps_are_those_of_layers_147() -> None:
+    rows = models.layer_table(outline("alexnet-paper-pool2"), 224)
+    sides = [row.shape[-1] for row in rows if row.name.startswith(("conv", "pool"))]
+    assert sides == [55, 28, 26, 13, 13, 13, 11, 6]
+
+
+@pytest.mark.parametrize("suffix", models.CHANGES)
+def test_every_ablation_of_the_miniature_ends_in_maps_of_three_pixels(suffix: str) -> None:
+    rows = models.layer_table(outline(f"alexnet32{suffix}"), 24)
+    assert next(row.shape for row in rows if row.name == "pool5")[1:] == (3, 3)
+
+
+def test_training_the_miniature_costs_45_million_operations_an_image() -> None:
+    rows = models.layer_table(outline("alexnet32"), 24)
+    first = next(row.macs for row in rows if row.name == "conv1")  # whose input needs no gradient
+    assert 2 * (3 * sum(row.macs for row in rows) - first) == pytest.approx(45e6, rel=0.01)
+
+
+def test_towers_apart_do_not_see_each_other_before_the_last_layer() -> None:
+    net = models.build("alexnet32-towers-apart", generator=torch.Generator().manual_seed(0)).eval()
+    head = net[: list(dict(net.named_children())).index("fc8")]
+    images = torch.rand(2, 3, 24, 24)
+    before = head(images)
+    with torch.no_grad():
+        net.conv1.weight[:12].zero_()  # the first tower's kernels
+    after = head(images)
+    half = before.shape[1] // 2
+    assert torch.equal(before[:, half:], after[:, half:])
+    assert not torch.equal(before[:, :half], after[:, :half])
+
+
+def test_leaving_out_conv3_makes_the_towers_meet_in_conv4() -> None:
+    assert outline("alexnet32-no-conv3").conv4.groups == 1
