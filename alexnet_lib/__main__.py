@@ -250,16 +250,20 @@ def _declare_notebook(part: argparse.ArgumentParser) -> None:
     part.add_argument("--scale", help="smoke, laptop, gpu or imagenet (default: the notebook's own, published runs)")
     part.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other parameters of the notebook")
     part.add_argument("--out", type=Path, default=Path("build/notebooks"), help="folder of the executed notebooks")
+    part.add_argument("--publish", action="store_true", help="execute with defaults and keep the outputs in place")
 
 
 def _notebook(options: argparse.Namespace) -> None:
     from alexnet_lib import notebooks
 
     parameters = _fields(options.set) | ({"scale": options.scale} if options.scale else {})
+    if options.publish and parameters:
+        raise StudyError("--publish executes with the notebook's defaults: leave --scale and --set out")
     for name in options.notebooks or [path.stem for path in sorted(notebooks.FOLDER.glob("*.ipynb"))]:
         path = notebooks.find(name)
-        seconds = notebooks.execute(path, options.out / path.name, parameters)
-        print(f"{options.out / path.name}: {seconds:.0f} s", flush=True)
+        output = options.out / path.name
+        seconds = notebooks.publish(path, output) if options.publish else notebooks.execute(path, output, parameters)
+        print(f"{path if options.publish else output}: {seconds:.0f} s", flush=True)
 
 
 COMMANDS = {

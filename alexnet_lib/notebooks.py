@@ -52,3 +52,24 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> f
             f"(whole traceback in {output})"
         ) from error
     return time.perf_counter() - begin
+
+
+def publish(notebook: Path, output: Path) -> float:
+    """Execute a notebook with its defaults and keep the result in its place; return the seconds it took.
+
+    What papermill notes about time and machine is dropped, so that the same records give the same file.
+
+    Raises:
+        StudyError: a cell failed; the notebook is then as it was.
+    """
+    import nbformat
+
+    seconds = execute(notebook, output, {})
+    executed = nbformat.read(output, as_version=4)  # type: ignore[no-untyped-call]
+    for part in (executed, *executed.cells):
+        for key in ("papermill", "execution", "widgets"):
+            part.metadata.pop(key, None)
+    partial = notebook.with_suffix(".partial")
+    nbformat.write(executed, partial)  # type: ignore[no-untyped-call]
+    partial.replace(notebook)
+    return seconds
