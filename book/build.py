@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ PACKAGES = [
     "papermill",
     "jupyter-book",
     "sphinx",
+    "sphinx-book-theme",
+    "sphinx-mathjax-offline",
 ]
 
 
@@ -122,7 +125,7 @@ def stage_library() -> None:
         summary = " ".join(text.partition("\n\n")[0].split())
         lines.append(f"- [{name}](api/{name}.md): {summary}")
     (STAGE / "_modules.txt").write_text("\n".join(lines) + "\n")
-    (STAGE / "api" / "zz_command_line.md").write_text(command_line_page())
+    (STAGE / "command_line.md").write_text(command_line_page())
 
 
 def mathjax() -> Path:
@@ -190,6 +193,9 @@ def prepare(notebook: Any, stem: str, page: str) -> None:
     """
     if notebook.metadata.get("papermill", {}).get("exception"):
         raise BuildError(f"{stem}.ipynb: a cell failed")
+    for part in (notebook, *notebook.cells):  # papermill's notes name folders of this machine
+        for key in ("papermill", "execution"):
+            part.metadata.pop(key, None)
     hidden: list[str] = []
     for number, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags", [])
@@ -276,7 +282,7 @@ def short_commit(found: dict[str, Any]) -> str:
     """Return a commit as people write it."""
     if not found["commit"]:
         return "not under version control"
-    return found["commit"][:10] + (" with changes" if found["dirty"] else "")
+    return f"{found['commit'][:10]}{' with changes' if found['dirty'] else ''}"
 
 
 def machine_of(provenance: dict[str, Any]) -> tuple[str, ...]:
@@ -297,7 +303,7 @@ def summary(runs: list[dict[str, Any]]) -> tuple[str, str, str, str]:
     )
 
 
-def table(head: list[str], rows: list[tuple[str, ...]]) -> str:
+def table(head: list[str], rows: Sequence[tuple[str, ...]]) -> str:
     """Return an HTML table in a box of its own that scrolls."""
     cells = [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
     names = "".join(f"<th>{html.escape(name)}</th>" for name in head)
