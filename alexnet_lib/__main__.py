@@ -95,7 +95,10 @@ def _fields(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise StudyError(f"--set {pair!r}: write FIELD=VALUE, e.g. rate=0.01")
-        fields[name] = yaml.safe_load(value)
+        try:
+            fields[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise StudyError(f"--set {pair!r}: the value is no YAML ({' '.join(str(error).split())})") from error
     return fields
 
 
@@ -142,7 +145,9 @@ def _run(options: argparse.Namespace) -> None:
 
     names, device = _named(options), _device(options)
     deadline = None if options.budget is None else time.time() + _seconds(options.budget)
-    jobs = options.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
+    jobs = (1 if device == "cuda" else os.cpu_count() or 1) if options.jobs is None else options.jobs
+    if jobs < 1:
+        raise StudyError(f"--jobs {jobs}: take 1 or more")
     session = experiments.Session(device=device, folder=options.out, deadline=deadline)
     with experiments.workers(device, jobs) as executor:
         for record in experiments.run(names, options.scale, session, executor):

@@ -91,6 +91,38 @@ def centre_crop(images: Tensor, size: int) -> Tensor:
     return images[:, start : start + size, start : start + size]
 
 
+LIGHTING = (
+    torch.tensor([0.2175, 0.0188, 0.0045]),
+    torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]),
+)
+"""ImageNet's colour components as most copies pass them on: variances of pixels in 0..1, and directions."""
+
+
+def colour_basis(kind: str, colours: tuple[Tensor, Tensor]) -> Tensor:
+    """Return what turns three standard normals an image into its colour shift (P §4.1).
+
+    ``normals (n, 3) @ basis`` are the shifts (n, 3) of R, G and B in grey levels.
+
+    - ``printed``: 0.1 times the eigenvalue along each component, as the paper writes. Of pixels in 0..1, since
+      eigenvalues of 0..255 would give shifts of more than a thousand grey levels.
+    - ``coded``: 0.1 times its square root, as the 2012 code does (fact sheet, section 2.5).
+    - ``lighting``: the common copy of the paper's formula, with ImageNet's components whatever the data.
+    - ``none``: no shift.
+
+    Args:
+        kind: one of the above.
+        colours: variances and directions of the training set, as ``Dataset.colours`` has them.
+
+    Returns:
+        float32 (3, 3), on the CPU.
+    """
+    variances, directions = colours
+    if kind == "lighting":
+        variances, directions = LIGHTING[0] * 255**2, LIGHTING[1]
+    spread = {"none": 0.0 * variances, "coded": 0.1 * variances.sqrt()}.get(kind, 0.1 * variances / 255)
+    return (directions * spread).T.float()
+
+
 VIEWS = ("centre", "corners", "grid9")
 
 

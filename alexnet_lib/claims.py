@@ -107,7 +107,9 @@ def verdict(claim: Claim, estimate: Estimate, scale: str) -> str:
         return "inconclusive"
     if toward != claim["better"]:
         return "contradicted"
-    holds = claim["paper"] is not None and estimate.low <= claim["paper"] <= estimate.high
+    if claim["paper"] is None:  # the direction is all that the paper claims
+        return "reproduced" if scale in claim["number_at"] and not estimate.at_least else "direction reproduced"
+    holds = estimate.low <= claim["paper"] <= estimate.high
     inside = claim["band"] is not None and claim["band"][0] <= estimate.mean <= claim["band"][1]
     if scale in claim["number_at"] and (holds or inside) and not estimate.at_least:
         return "reproduced"
@@ -141,7 +143,7 @@ def settings(results: Results) -> list[str]:
 
 def _six_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
     estimate = speed_up(results, "2012")
-    return estimate, verdict(claim, estimate, scale) if estimate else "inconclusive"
+    return estimate, verdict(claim, estimate, scale) if estimate else NOT_TESTED
 
 
 def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
@@ -149,7 +151,7 @@ def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     found = {setting: speed_up(results, setting) for setting in settings(results)}
     enough = {setting: e for setting, e in found.items() if e is not None and e.n >= 3}
     if not enough:
-        return None, "inconclusive"
+        return None, NOT_TESTED
     setting, least = min(enough.items(), key=lambda item: item[1].mean)
     least = replace(least, note=f"smallest of {len(enough)} settings: {setting}")
     if all(e.low > claim["threshold"] for e in enough.values()):

@@ -113,6 +113,22 @@ class Dataset:
         return math.sqrt(n * sum(squares) - sum(total**2 for total in sums)) / (n * math.sqrt(len(sums)))
 
     @cached_property
+    def colours(self) -> tuple[Tensor, Tensor]:
+        """Principal components of the RGB values of all training pixels (P §4.1), on the CPU.
+
+        Variances float64 (3,), rising, in squared grey levels; directions float64 (3, 3), one in each column.
+        """
+        count = self.train.images.numel() // 3
+        total, products = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+        for chunk in torch.split(self.train.images, 4096):
+            pixels = chunk.reshape(-1, 3).cpu().double()  # sums of whole numbers below 2**53 are exact
+            total += pixels.sum(0)
+            products += pixels.T @ pixels
+        mean = total / count
+        variances, directions = torch.linalg.eigh(products / count - mean.outer(mean))
+        return variances, directions
+
+    @cached_property
     def _moments(self) -> Tensor:
         """Sums of the training images and of their squares, exact: int64 (2, H, W, 3)."""
         images = self.train.images
@@ -122,6 +138,16 @@ class Dataset:
             values = chunk.float()
             total += torch.stack((values.sum(0), values.square_().sum(0))).long()
         return total
+
+    def holdout(self) -> Dataset:
+        """Return the set that choices are made on: the last fifth of the training images is its test split.
+
+        For CIFAR-10 that is training file 5, the validation set of the 2012 files' methodology.
+        """
+        keep = len(self.train) - len(self.train) // 5
+        train = Split(self.train.images[:keep], self.train.labels[:keep])
+        test = Split(self.train.images[keep:], self.train.labels[keep:])
+        return Dataset(f"{self.name} holdout", train, test, self.classes, digest(train, test))
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the set with both splits on ``device``."""

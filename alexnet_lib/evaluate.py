@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,26 +46,22 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 @torch.inference_mode()
-def probabilities(
+def view_probabilities(
     model: nn.Module, images: Tensor, inputs: Inputs, *, which: str = "centre", precision: str = "float32"
 ) -> Tensor:
-    """Return the softmax outputs averaged over the test views, float32 (N, classes) (P §4.1).
+    """Return the softmax outputs of every test view, float32 (V, N, classes); P §4.1 averages over the views.
 
     ``images``: uint8 (N, H, W, 3). ``which``: the views, as in ``augment.views``. Each image counts once.
     """
-
-    def batches() -> Iterator[Tensor]:
-        for start in range(0, len(images), 250):
-            chunk = images[start : start + 250]
-            with autocast(precision, images.device):
-                outputs = [model(inputs(view)).float().softmax(1) for view in views(chunk, inputs.size, which)]
-            yield torch.stack(outputs).mean(0)
-
     training = model.training
     model.eval()
-    result = torch.cat(list(batches()))
+    parts = []
+    for chunk in torch.split(images, 250):
+        with autocast(precision, images.device):
+            outputs = [model(inputs(view)).float().softmax(1) for view in views(chunk, inputs.size, which)]
+        parts.append(torch.stack(outputs))
     model.train(training)
-    return result
+    return torch.cat(parts, dim=1)
 
 
 def error_rate(scores: Tensor, labels: Tensor, k: int = 1) -> float:

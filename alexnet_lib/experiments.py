@@ -161,14 +161,15 @@ def _speed(record: Record) -> tuple[float, float]:
     if record["outcome"] != "completed":
         return math.inf, math.inf
     reached = crossing(record["history"], record["recipe"]["target_error"])
-    return (math.inf if reached is None else reached), record["history"][-1]["train_error"]
+    return math.inf if reached is None else reached, record["history"][-1]["train_error"]
 
 
 def search(arm: Arm, found: dict[str, Record]) -> tuple[float | None, list[Recipe]]:
     """Return the arm's chosen rate, once its grid is done, and the recipes of the grid that still lack a record.
 
-    The grid is the arm's own, extended by ``GRID_STEP`` beyond its best rate as long as that is at its edge.
-    ``found``: the records at hand by id.
+    The grid is the arm's own, extended by ``GRID_STEP`` beyond its best rate as long as that is at its edge, and
+    downwards while every rate diverges. An arm that learns at none of its rates has no rate. ``found``: the records
+    at hand by id.
     """
     if not arm.rates:
         return arm.recipe.rate, []
@@ -178,6 +179,12 @@ def search(arm: Arm, found: dict[str, Record]) -> tuple[float | None, list[Recip
         missing = [recipe for recipe in grid.values() if recipe.id not in found]
         if missing:
             return None, missing
+        outcomes = [found[recipe.id]["outcome"] for recipe in grid.values()]
+        if "completed" not in outcomes:
+            if not all(outcome.startswith("diverged") for outcome in outcomes):
+                return None, []
+            rates.append(min(rates) / GRID_STEP)
+            continue
         best = min(rates, key=lambda rate: _speed(found[grid[rate].id]))
         if len(arm.rates) == 1 or min(rates) < best < max(rates):
             return best, []
@@ -224,11 +231,20 @@ class ArmResult:
     """The runs of the search, by rising rate; the chosen rate's run is among them."""
 
     def epochs_to_target(self, key: str = "train_error") -> dict[int, float]:
-        """Return by seed how many epochs ``key`` took to the recipe's target; the cap where it never did."""
-        target, cap = self.arm.recipe.target_error, float(self.arm.recipe.epochs)
+        """Return by seed how many epochs ``key`` took to the recipe's target; the cap where it never did.
+
+        A run that ended below its target before ``key`` came down to it (the reading after the epoch can lag) is
+        left out.
+        """
+        target, cap = self.arm.recipe.target_error, self.arm.recipe.epochs
         assert target is not None
         found = {seed: crossing(run["history"], target, key) for seed, run in self.runs.items()}
-        return {seed: cap if epochs is None else epochs for seed, epochs in found.items()}
+        at_cap = {seed for seed, run in self.runs.items() if len(run["history"]) >= cap}
+        return {
+            seed: float(cap) if epochs is None else epochs
+            for seed, epochs in found.items()
+            if epochs is not None or seed in at_cap
+        }
 
     @property
     def capped(self) -> list[int]:
@@ -294,6 +310,10 @@ class Session:
     """``time.time()`` before which everything has ended."""
     quiet: bool = False
 
+    def over(self, seconds: float = 0.0) -> bool:
+        """Return whether the time is over, or will be in ``seconds``."""
+        return self.deadline is not None and time.time() + seconds > self.deadline
+
     def checkpoint(self, recipe: Recipe) -> Path:
         """Return the run's checkpoint, outside the tree: variable ``ALEXNET_CACHE`` or ``~/.cache/alexnet-study``."""
         cache = os.environ.get("ALEXNET_CACHE") or Path.home() / ".cache" / "alexnet-study"
@@ -311,13 +331,15 @@ def perform(task: Task, session: Session) -> Record | None:
     Raises:
         StudyError: recipe, data or machine don't allow the run.
     """
+    if session.over():
+        return None
     torch.set_num_threads(1 if session.device == "cpu" else torch.get_num_threads())
     begun, dataset = datetime.now(UTC), _data(task.recipe.data)
 
     def on_epoch(epoch: Epoch) -> None:
         if not session.quiet:
             print(epoch_line(task.label, epoch), flush=True)
-        if session.deadline is not None and time.time() + 1.5 * epoch.seconds > session.deadline:
+        if session.over(1.5 * epoch.seconds):
             raise OutOfTime
 
     def give_up(history: list[Epoch]) -> str | None:
@@ -362,6 +384,7 @@ def run(
     places: int = getattr(executor, "_max_workers", 1)
     late = False
     while True:
+        late = late or session.over()
         waiting = [
             t for name in experiments for t in pending(name, scale, session.folder) if t not in flying.values()
         ]
@@ -424,7 +447,7 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
             raise StudyError(f"parameter {name!r}: expected {kind.__name__}, got {type(value).__name__} {value!r}")
     if not arms(experiment, scale):
         raise StudyError(f"experiment {experiment!r} has no scale {scale!r}: take smoke, laptop or gpu")
-    if "ALEXNET_RUNS" in os.environ:
+    if os.environ.get("ALEXNET_RUNS"):
         folder = records.runs_folder()
     elif retrain:
         folder = records.PROJECT / "build" / "runs-retrained"

@@ -93,8 +93,9 @@ def rate_grids(results: Mapping[str, ArmResult], settings: Sequence[str], target
                     panel.plot(rate, 0, "x", color=colour, clip_on=False)
                 elif epochs is None:
                     panel.plot(rate, len(run["history"]), "o", color=colour, markerfacecolor="white", markersize=5)
-                if rate == arm.rate and epochs is not None:
-                    panel.plot(rate, epochs, "o", color=colour, markerfacecolor="none", markersize=11)
+                if rate == arm.rate:
+                    height = len(run["history"]) if epochs is None else epochs
+                    panel.plot(rate, height, "o", color=colour, markerfacecolor="none", markersize=11)
             panel.text(0.98, 0.97 - 0.1 * place, name, color=colour, ha="right", va="top", transform=panel.transAxes)
         tried = {run["recipe"]["rate"] for a in ACTIVATIONS for run in results[f"{a}-{setting}"].grid}
         panel.set_xscale("log")

@@ -29,6 +29,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> StudyError:
 PRECISIONS = ("float32", "tf32", "bf16")
 INPUTS = ("raw", "unit")
 INITS = ("file", "variance")
+COLOURS = ("none", "printed", "coded", "lighting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,10 @@ class Recipe:
     """Side of the random training crops in pixels, and of the test views; 0 takes the whole image."""
     flip: bool = False
     """Reflect each training image horizontally with probability 1/2 (P §4.1)."""
+    colour: str = "none"
+    """Colour noise of the training images (P §4.1), by its reading: ``alexnet_lib.augment.colour_basis``."""
+    holdout: bool = False
+    """Test on the last fifth of the training images and train on the others: what choices are made on."""
     batch: int = 128
     """Images per update (P §5)."""
     epochs: int = 80
@@ -76,6 +81,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check every field by itself; what needs the data is checked when training starts."""
+        for field in fields(self):
+            _coerce(field.name, getattr(self, field.name), str(field.type))
         for name in ("rate", "momentum", "bias_rate", "decay"):
             if not math.isfinite(getattr(self, name)):
                 raise StudyError(f"recipe field {name!r}: {getattr(self, name)!r} is not a finite number")
@@ -87,8 +94,12 @@ class Recipe:
             ("batch", self.batch >= 1, "must be 1 or more"),
             ("epochs", self.epochs >= 1, "must be 1 or more"),
             ("crop", self.crop >= 0, "must be 0 (whole image) or a side in pixels"),
-            ("seed", self.seed >= 0, "must be 0 or more"),
-            ("cuts", list(self.cuts) == sorted(set(self.cuts)), "must be rising epochs, each once"),
+            ("seed", 0 <= self.seed < 2**31, "must be 0 or more, and below 2**31"),
+            (
+                "cuts",
+                list(self.cuts) == sorted({at for at in self.cuts if at >= 0}),
+                "must be rising epochs, each once",
+            ),
             (
                 "target_error",
                 self.target_error is None or 0 < self.target_error < 1,
@@ -98,7 +109,7 @@ class Recipe:
         for name, good, rule in checks:
             if not good:
                 raise StudyError(f"recipe field {name!r}: {getattr(self, name)!r} {rule}")
-        for name, known in (("precision", PRECISIONS), ("inputs", INPUTS), ("init", INITS)):
+        for name, known in (("precision", PRECISIONS), ("inputs", INPUTS), ("init", INITS), ("colour", COLOURS)):
             if getattr(self, name) not in known:
                 raise unknown(f"value of recipe field {name!r}", getattr(self, name), known)
 

@@ -115,9 +115,10 @@ def cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
-        return platform.processor()
+        lines = []
     found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return ", ".join(f"{key} {found[key]}" for key in wanted if key in found)
+    named = ", ".join(f"{key} {found[key]}" for key in wanted if key in found)
+    return named or platform.processor() or platform.machine()
 
 
 def append(record: Record, folder: Path | None = None) -> Path:
@@ -130,12 +131,13 @@ def append(record: Record, folder: Path | None = None) -> Path:
     line = json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file, _locked(file.fileno()):
+        with path.open("a+b", buffering=0) as file, _locked(file.fileno()):
             size = os.fstat(file.fileno()).st_size
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+                line = b"\n" + line  # the last line was cut short; this one must not be lost with it
             try:
                 if file.write(line) != len(line):
                     raise OSError("written in part only")
-                file.flush()
                 os.fsync(file.fileno())
             except OSError:
                 os.ftruncate(file.fileno(), size)
@@ -185,6 +187,9 @@ def _check(record: Any) -> None:
     missing = [key for key in KEYS if key not in record]
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}")
+    for key, kind in (("experiment", str), ("arm", str), ("scale", str), ("recipe", dict), ("history", list)):
+        if not isinstance(record[key], kind):
+            raise ValueError(f"{key} is no {kind.__name__}")
     identity = Recipe.parse(record["recipe"]).id
     if record["id"] != identity:
         raise ValueError(f"id {record['id']} is not its recipe's ({identity}): edited by hand?")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import resource
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch.nn import functional
 
 from alexnet_lib import augment, models
 from alexnet_lib.data import Dataset
-from alexnet_lib.evaluate import Inputs, autocast, error_rate, probabilities
+from alexnet_lib.evaluate import Inputs, autocast, error_rate, view_probabilities
 from alexnet_lib.recipes import Recipe, StudyError
 
 TRAIN_SAMPLE = 10_000
@@ -115,19 +117,21 @@ class Trainer:
     def __init__(self, recipe: Recipe, data: Dataset, device: torch.device) -> None:
         """Build the run's start: seeded weights, no velocity, the data on the device."""
         check_device(recipe, device)
-        if recipe.batch > len(data.train.labels):
+        data = data.holdout() if recipe.holdout else data
+        if recipe.batch > len(data.train):
             raise StudyError(
-                f"recipe field 'batch': {recipe.batch} images, but {data.name} has only "
-                f"{len(data.train.labels)} training images"
+                f"recipe field 'batch': {recipe.batch} images, but {data.name} has only {len(data.train)} "
+                "training images"
             )
         if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
             torch.backends.cuda.matmul.allow_tf32 = recipe.precision == "tf32"
             torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
         self.recipe, self.device, self.data = recipe, device, data.to(device)
         self.inputs = Inputs.of(recipe, self.data)
         # One stream each, so that arms which differ in one of them still share the others.
-        weights, self.order, self.views = (
-            torch.Generator().manual_seed(recipe.seed * 1_000 + stream) for stream in range(3)
+        weights, self.order, self.places, self.flips, self.colour = (
+            torch.Generator().manual_seed(recipe.seed * 1_000 + stream) for stream in (0, 1, 2, 4, 5)
         )
         torch.manual_seed(recipe.seed * 1_000 + 3)  # dropout draws from torch's own stream
         self.model = models.build(
@@ -149,6 +153,7 @@ class Trainer:
         """
         number, train = len(self.history), self.data.train
         cut = 0.1 ** sum(at <= number for at in self.recipe.cuts)
+        rate = self.recipe.rate * cut
         for group in self.optimiser.param_groups:
             group["rate"] = group["start"] * cut
         begin = self._clock()
@@ -156,16 +161,19 @@ class Trainer:
         trained = self._clock()
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
-            step, rate = int(bad[0]), self.recipe.rate * cut
-            raise FloatingPointError(f"loss not finite in epoch {number}, step {step}, rate {rate:g}")
+            raise FloatingPointError(f"loss not finite in epoch {number}, step {int(bad[0])}, rate {rate:g}")
+        after = self._error(train.images[:TRAIN_SAMPLE], train.labels[:TRAIN_SAMPLE])
+        test_error = self._error(self.data.test.images, self.data.test.labels)
+        if after is None or test_error is None:
+            raise FloatingPointError(f"outputs not finite after epoch {number}, rate {rate:g}")
         self.history.append(
             Epoch(
                 epoch=number,
                 loss=losses.sum().item() / len(train.labels),
                 train_error=errors.sum().item() / len(train.labels),
-                train_error_after=self._error(train.images[:TRAIN_SAMPLE], train.labels[:TRAIN_SAMPLE]),
-                test_error=self._error(self.data.test.images, self.data.test.labels),
-                rate=self.recipe.rate * cut,
+                train_error_after=after,
+                test_error=test_error,
+                rate=rate,
                 seconds=trained - begin,
             )
         )
@@ -180,15 +188,33 @@ class Trainer:
         train, device = self.data.train, self.device
         order = torch.randperm(len(train), generator=self.order).to(device)
         border = self.data.image_size - self.inputs.size
-        places = augment.offsets(len(train), border, self.views).to(device) if self.recipe.crop else None
-        flips = augment.flips(len(train), self.views).to(device) if self.recipe.flip else None
+        places = augment.offsets(len(train), border, self.places).to(device) if self.recipe.crop else None
+        flips = augment.flips(len(train), self.flips).to(device) if self.recipe.flip else None
+        shifts = self._colour_shifts(len(train))
         for start in range(0, len(train), self.recipe.batch):
             rows = order[start : start + self.recipe.batch]
             images = train.images[rows]
             if places is not None or flips is not None:
                 corner = torch.zeros_like(rows)[:, None].expand(-1, 2) if places is None else places[rows]
                 images = augment.crop(images, corner, self.inputs.size, None if flips is None else flips[rows])
-            yield self.inputs(images), train.labels[rows]
+            inputs = self.inputs(images)
+            if shifts is not None:
+                inputs = inputs + shifts[rows, :, None, None]
+                if self.recipe.colour == "coded":
+                    inputs = inputs / 1.1
+            yield inputs, train.labels[rows]
+
+    def _colour_shifts(self, count: int) -> Tensor | None:
+        """Draw one epoch's colour noise in units of the inputs, (count, 3), or None where there is none.
+
+        The 2012 code divides noisy batches by 1.1, and has the noise off for the last quarter of training (fact
+        sheet, sections 2.2 and 2.5).
+        """
+        off = self.recipe.colour == "coded" and len(self.history) >= 0.75 * self.recipe.epochs
+        if self.recipe.colour == "none" or off:
+            return None
+        basis = augment.colour_basis(self.recipe.colour, self.data.colours) * self.inputs.scale
+        return (torch.randn(count, 3, generator=self.colour) @ basis).to(self.device)
 
     def updates(self) -> tuple[Tensor, Tensor]:
         """Update the weights once per batch; return each batch's summed loss (float64) and its errors.
@@ -208,9 +234,14 @@ class Trainer:
             errors.append((outputs.detach().argmax(1) != labels).sum())
         return torch.stack(losses), torch.stack(errors)
 
-    def _error(self, images: Tensor, labels: Tensor) -> float:
-        """Return the single-view error rate of the network as it is."""
-        return error_rate(probabilities(self.model, images, self.inputs, precision=self.recipe.precision), labels)
+    def _error(self, images: Tensor, labels: Tensor) -> float | None:
+        """Return the single-view error rate of the network as it is, None where its outputs are not finite."""
+        seen = view_probabilities(self.model, images, self.inputs, precision=self.recipe.precision)
+        return error_rate(seen[0], labels) if bool(seen.isfinite().all()) else None
+
+    @property
+    def _streams(self) -> list[torch.Generator]:
+        return [self.order, self.places, self.flips, self.colour]
 
     def _clock(self) -> float:
         """Return seconds, once the device has done all that it was given."""
@@ -219,13 +250,19 @@ class Trainer:
         return time.perf_counter()
 
     def final_scores(self) -> dict[str, float]:
-        """Return the error rates at the end: of one view, and of ten where the recipe crops (P §4.1)."""
-        last, test = self.history[-1], self.data.test
+        """Return the error rates at the end: of one view, and of five and ten where the recipe crops (P §4.1)."""
+        last, labels = self.history[-1], self.data.test.labels
+        which = "corners" if self.recipe.crop else "centre"
+        seen = view_probabilities(
+            self.model, self.data.test.images, self.inputs, which=which, precision=self.recipe.precision
+        )
+        found = {"": seen[4] if self.recipe.crop else seen[0]}
+        if self.recipe.crop:  # four corners and the centre, then their reflections
+            found |= {"_5views": seen[:5].mean(0), "_10views": seen.mean(0)}
         scores = {"train_error": last.train_error, "train_error_after": last.train_error_after}
-        for suffix, which in [("", "centre"), *([("_views", "corners")] if self.recipe.crop else [])]:
-            found = probabilities(self.model, test.images, self.inputs, which=which, precision=self.recipe.precision)
-            scores[f"test_error{suffix}"] = error_rate(found, test.labels)
-            scores[f"test_error{suffix}_top5"] = error_rate(found, test.labels, k=min(5, found.shape[1]))
+        for suffix, mean in found.items():
+            scores[f"test_error{suffix}"] = error_rate(mean, labels)
+            scores[f"test_error_top5{suffix}"] = error_rate(mean, labels, k=min(5, mean.shape[1]))
         return scores
 
     def save(self, path: Path) -> None:
@@ -235,19 +272,21 @@ class Trainer:
             "digest": self.data.digest,
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "generators": [self.order.get_state(), self.views.get_state(), torch.get_rng_state()],
+            "generators": [stream.get_state() for stream in self._streams],
+            "dropout": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "history": [asdict(epoch) for epoch in self.history],
             "seconds": self.seconds,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(state, partial)
             os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise StudyError(f"checkpoint {path}: could not be written ({error}): free some space") from error
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise StudyError(f"checkpoint {path}: could not be written ({error}): free some space there") from error
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of this very recipe and data.
@@ -255,29 +294,59 @@ class Trainer:
         Raises:
             StudyError: the file is damaged, or was written by another recipe or on other data.
         """
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            recipe, digest = state["recipe"], state["digest"]
-        except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise StudyError(f"checkpoint {path}: damaged or cut short: delete it to start the run again") from error
-        mine = self.recipe.resolved()
-        differs = sorted(name for name in mine.keys() | recipe.keys() if mine.get(name) != recipe.get(name))
+        state = _read_checkpoint(path)
+        mine, theirs = (
+            self.recipe.resolved(),
+            Recipe().resolved() | state["recipe"],
+        )  # a field that came later: its default
+        differs = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs[name])
         if differs:
             raise StudyError(
                 f"checkpoint {path}: written by another recipe (other {', '.join(differs)}): move it away, or run "
                 "that recipe"
             )
-        if digest != self.data.digest:
+        if state["digest"] != self.data.digest:
             raise StudyError(f"checkpoint {path}: written on other data than {self.data.name}: move it away")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.order.set_state(state["generators"][0])
-        self.views.set_state(state["generators"][1])
-        torch.set_rng_state(state["generators"][2])
+        for stream, saved in zip(self._streams, state["generators"], strict=True):
+            stream.set_state(saved)
+        torch.set_rng_state(state["dropout"])
         if state["cuda_generator"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_generator"], self.device)
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.seconds = state["seconds"]
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what `Trainer.save` wrote; nothing in the file is executed.
+
+    Raises:
+        StudyError: the file is damaged, cut short, or no checkpoint of this library.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch itself does not look at the checksums
+                raise ValueError("wrong checksum")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        lacking = {"recipe", "digest", "model", "optimiser", "generators", "dropout", "history", "seconds"} - set(
+            state
+        )
+        if lacking or not isinstance(state["recipe"], dict):
+            raise ValueError("not a checkpoint of this library")
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        EOFError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
+        raise StudyError(
+            f"checkpoint {path}: damaged or cut short ({error}): delete it to start the run again"
+        ) from error
+    return state  # type: ignore[no-any-return]
 
 
 def train(
@@ -313,7 +382,8 @@ def train(
     outcome = None
     try:
         while outcome is None:
-            outcome = _ending(recipe, trainer.history) or abandon(trainer.history)
+            if trainer.history:
+                outcome = _ending(recipe, trainer.history) or abandon(trainer.history)
             if outcome is None:
                 trainer.epoch()
                 if checkpoint is not None:
@@ -321,7 +391,9 @@ def train(
                 on_epoch(trainer.history[-1])
     except FloatingPointError as error:
         outcome = f"diverged: {error}"
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # CUDA's error is one of torch's own, the CPU's is known by its text alone
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
         raise StudyError(f"out of memory on {device} with batches of {recipe.batch}: take smaller ones") from error
     return Result(
         recipe=recipe,
@@ -343,7 +415,5 @@ def train(
 
 def _ending(recipe: Recipe, history: list[Epoch]) -> str | None:
     """Return ``completed`` once the recipe's target or its last epoch is reached."""
-    if not history:
-        return None
     reached = recipe.target_error is not None and history[-1].train_error <= recipe.target_error
     return "completed" if reached or len(history) >= recipe.epochs else None

@@ -12,7 +12,7 @@ from alexnet_lib import data, records
 from alexnet_lib.experiments import crossing
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
-from alexnet_lib.train import Result, train
+from alexnet_lib.train import Epoch, Result, train
 
 FIRST_EPOCH = 0.03
 """How far the first epoch's training error may be off where the arithmetic rounds differently."""
@@ -32,10 +32,12 @@ def repeat(record: Record, device: str) -> Result:
     dataset = data.load(recipe.data)
     if dataset.digest != record["data"]["digest"]:
         raise StudyError(f"run {record['id']}: data set {recipe.data} differs here from the one it was trained on")
-    length = len(record["history"])
-    return train(
-        recipe, dataset, device=device, abandon=lambda past: record["outcome"] if len(past) >= length else None
-    )
+    outcome, length = record["outcome"], len(record["history"])
+
+    def end(past: list[Epoch]) -> str | None:
+        return outcome if len(past) >= length and not outcome.startswith("diverged") else None
+
+    return train(recipe, dataset, device=device, abandon=end)
 
 
 def compare(record: Record, result: Result, seeds: Sequence[Record]) -> tuple[bool, list[str]]:
@@ -58,6 +60,11 @@ def compare(record: Record, result: Result, seeds: Sequence[Record]) -> tuple[bo
                 break
         return same, [*lines, "equal" if same else "NOT equal"]
     lines = [f"other {', '.join(other)}: numbers are compared within tolerances, since rounding differs"]
+    if not again or not record["history"]:
+        return result.outcome.split(":")[0] == record["outcome"].split(":")[0], [
+            *lines,
+            f"diverged before the end of the first epoch: recorded {record['outcome']!r}, here {result.outcome!r}",
+        ]
     first = abs(again[0]["train_error"] - record["history"][0]["train_error"])
     lines.append(
         f"training error of the first epoch: off by {100 * first:.2f} points, allowed {100 * FIRST_EPOCH:.0f}"

@@ -1,0 +1,153 @@
+"""Made-up experiments, histories and records for the tests: the study's formats without its trainings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet_lib import experiments, records
+from alexnet_lib.data import Dataset
+from alexnet_lib.experiments import Arm, Experiment, Task
+from alexnet_lib.recipes import Recipe
+from alexnet_lib.records import Record
+from alexnet_lib.train import Epoch, Result
+
+TINY = Recipe(
+    data="synthetic:train=40,test=20",
+    batch=20,
+    epochs=3,
+    inputs="unit",
+    init="variance",
+    rate=0.01,
+    decay=0.0,
+    target_error=0.25,
+)
+"""A real run of well under a second."""
+ARMS = (
+    Arm(name="relu-tiny", recipe=TINY, seeds=2, rates=(0.01, 0.02, 0.005)),
+    Arm(name="tanh-tiny", recipe=replace(TINY, activation="tanh"), seeds=2, rates=(0.01, 0.02, 0.005)),
+)
+
+
+def add_experiment(monkeypatch: pytest.MonkeyPatch, arms: Sequence[Arm] = ARMS) -> None:
+    """Add an experiment ``tiny`` to the study, at scale ``smoke`` alone."""
+    tiny = Experiment("tiny", "A test's own", lambda scale: tuple(arms) if scale == "smoke" else ())
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", tiny)
+
+
+def move_in(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Let records, checkpoints and the project's own files lie below ``home``."""
+    monkeypatch.setenv("ALEXNET_RUNS", str(home / "runs"))
+    monkeypatch.setenv("ALEXNET_CACHE", str(home / "cache"))
+    monkeypatch.setenv("ALEXNET_COMMIT", "0" * 40)
+    monkeypatch.setattr(records, "PROJECT", home)
+    monkeypatch.setattr(records, "PUBLISHED", home / "data" / "runs")
+
+
+def falling(epochs: float, start: float = 0.9) -> list[float]:
+    """Return training errors that come down to 25 % after ``epochs`` epochs, interpolated."""
+    last = math.ceil(epochs)
+    before = [*[start] * (last - 2), 0.25 + 0.1 * (1 - last + epochs)] if last > 1 else []
+    return [*before, 0.25 - 0.1 * (last - epochs)]
+
+
+def history(errors: Iterable[float], after: Sequence[float] | None = None) -> list[dict[str, Any]]:
+    """Return epochs with these training errors, as they stand in a record."""
+    errors = list(errors)
+    readings = errors if after is None else after
+    return [
+        asdict(Epoch(number, 2 * error, error, reading, error, 0.01, 1.0))
+        for number, (error, reading) in enumerate(zip(errors, readings, strict=True))
+    ]
+
+
+def record(
+    task: Task | Arm,
+    errors: Iterable[float],
+    *,
+    outcome: str = "completed",
+    after: Sequence[float] | None = None,
+    **changes: Any,
+) -> Record:
+    """Return the record that a run with these training errors would leave; ``changes`` are recipe fields."""
+    of = task if isinstance(task, Task) else Task("tiny", "smoke", task.name, task.recipe, False)
+    recipe = replace(of.recipe, **changes)
+    past = history(errors, after)
+    return {
+        "schema": records.SCHEMA,
+        "id": recipe.id,
+        "experiment": of.experiment,
+        "arm": of.arm,
+        "scale": of.scale,
+        "seed": recipe.seed,
+        "recipe": recipe.resolved(),
+        "data": {"name": recipe.data, "digest": "0" * 64},
+        "outcome": outcome,
+        "history": past,
+        "scores": {"test_error": past[-1]["test_error"]} if past else {},
+        "cost": {"train_seconds": 1800.0, "evaluate_seconds": 1800.0, "peak_memory_bytes": 1.0},
+        "provenance": {"commit": "0" * 40, "dirty": False},
+    }
+
+
+def write(folder: Path, runs: Iterable[Record]) -> Path:
+    """Write records as the runner does, and return their folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        with (folder / f"{run['experiment']}.jsonl").open("a") as file:
+            file.write(json.dumps(run) + "\n")
+    return folder
+
+
+def figure1(epochs: dict[str, Sequence[float]], scale: str = "laptop") -> list[Record]:
+    """Return records of Figure 1's arms: a whole search whose first rate won, and the seeds' epochs to 25 %.
+
+    ``epochs``: by arm; a run that needs more than the cap ends there above 25 %.
+    """
+    arms = {arm.name: arm for arm in experiments.arms("relu_vs_tanh", scale)}
+    runs = []
+    for name, needed in epochs.items():
+        arm = arms[name]
+        task = Task("relu_vs_tanh", scale, name, arm.recipe, False)
+        reached = [falling(n) if n <= arm.recipe.epochs else [0.6] * arm.recipe.epochs for n in needed]
+        runs += [record(task, errors, seed=seed) for seed, errors in enumerate(reached)]
+        for rate in arm.rates[1:]:
+            runs.append(record(task, [0.88] * 10, outcome="abandoned: a test's", rate=rate))
+    return runs
+
+
+def pretend(errors: Callable[[Recipe], list[float]]) -> Callable[..., Result]:
+    """Return a stand-in for ``train`` whose runs have these training errors, at no cost."""
+
+    def train(
+        recipe: Recipe,
+        dataset: Dataset,
+        *,
+        device: str,
+        checkpoint: Path,
+        on_epoch: Callable[[Epoch], None],
+        abandon: Callable[[list[Epoch]], str | None],
+    ) -> Result:
+        past: list[Epoch] = []
+        outcome = None
+        for epoch in history(errors(recipe)):
+            past.append(Epoch(**epoch))
+            on_epoch(past[-1])
+            outcome = outcome or abandon(past)
+        cost = {"train_seconds": 1.0, "evaluate_seconds": 1.0, "peak_memory_bytes": 1.0}
+        return Result(recipe, torch.device(device), nn.Sequential(), past, outcome or "completed", {}, cost)
+
+    return train
+
+
+def without_times(past: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a history without the seconds, which no two runs share."""
+    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in past]

@@ -1,0 +1,447 @@
+"""A record is written whole or not at all, read back as it was, and says where its numbers come from."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet_lib import records
+from alexnet_lib.data import Dataset
+from alexnet_lib.recipes import Recipe, StudyError
+from alexnet_lib.records import Record
+from alexnet_lib.train import Epoch, Result
+
+EPOCH = Epoch(epoch=0, loss=2.3, train_error=0.9, train_error_after=0.85, test_error=0.875, rate=0.01, seconds=1.5)
+BEGUN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def ended(recipe: Recipe) -> Result:
+    """A run of two epochs, as if it had been trained."""
+    return Result(
+        recipe=recipe,
+        device=torch.device("cpu"),
+        model=nn.Sequential(),
+        history=[EPOCH, replace(EPOCH, epoch=1, loss=0.1 + 0.2)],
+        outcome="completed",
+        scores={"test_error": 0.875},
+        cost={"train_seconds": 3.0},
+    )
+
+
+@pytest.fixture
+def record(small: Dataset) -> Record:
+    recipe = Recipe(data=small.name, rate=0.01, seed=3)
+    return records.make(ended(recipe), small, experiment="trial", arm="relu", scale="smoke", begun=BEGUN)
+
+
+def another(record: Record, **changes: object) -> Record:
+    """The record of a run that differs in some fields of its recipe."""
+    recipe = Recipe.parse({**record["recipe"], **changes})
+    return {**copy.deepcopy(record), "id": recipe.id, "seed": recipe.seed, "recipe": recipe.resolved()}
+
+
+def written(path: Path, *lines: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+def line(record: Record) -> bytes:
+    return json.dumps(record).encode()
+
+
+# --- one line a run ----------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_one_line(record: Record) -> None:
+    path = records.append(record)
+    assert path.read_bytes().count(b"\n") == 1
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_a_record_is_read_back_as_it_was(record: Record) -> None:
+    records.append(record)
+    assert records.read() == [record]
+
+
+def test_an_experiment_has_a_file_of_its_own_in_the_folder_of_the_variable(record: Record, tmp_path: Path) -> None:
+    assert records.append(record) == tmp_path / "runs" / "trial.jsonl"
+
+
+def test_a_folder_that_is_named_comes_before_the_variable(record: Record, tmp_path: Path) -> None:
+    assert records.append(record, tmp_path / "mine") == tmp_path / "mine" / "trial.jsonl"
+
+
+def test_without_the_variable_records_are_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ALEXNET_RUNS")
+    assert records.runs_folder() == records.PROJECT / "data" / "runs"
+
+
+def test_records_are_read_in_the_order_they_were_written(record: Record) -> None:
+    runs = [another(record, seed=seed) for seed in (5, 1, 3)]
+    for run in runs:
+        records.append(run)
+    assert records.read() == runs
+
+
+def test_a_new_record_leaves_the_old_ones_byte_for_byte(record: Record) -> None:
+    before = records.append(record).read_bytes()
+    assert records.append(another(record, seed=4)).read_bytes().startswith(before)
+
+
+def test_records_of_one_experiment_can_be_read_alone(record: Record) -> None:
+    records.append(record)
+    records.append({**record, "experiment": "other"})
+    assert [run["experiment"] for run in records.read(experiment="other")] == ["other"]
+
+
+def test_records_of_one_scale_can_be_read_alone(record: Record) -> None:
+    records.append(record)
+    records.append({**another(record, seed=4), "scale": "gpu"})
+    assert [run["scale"] for run in records.read(scale="gpu")] == ["gpu"]
+
+
+def test_no_folder_of_records_means_no_records() -> None:
+    assert records.read() == []
+
+
+def test_of_two_records_of_one_run_the_first_counts(record: Record) -> None:
+    records.append(record)
+    records.append({**record, "outcome": "abandoned: later"})
+    assert [run["outcome"] for run in records.read()] == ["completed"]
+
+
+def test_the_same_recipe_in_two_experiments_counts_in_both(record: Record) -> None:
+    records.append(record)
+    records.append({**record, "experiment": "other"})
+    assert len(records.read()) == 2
+
+
+def test_a_record_has_the_keys_of_its_schema(record: Record) -> None:
+    assert tuple(record) == records.KEYS
+
+
+def test_a_record_keeps_every_digit(record: Record) -> None:
+    records.append(record)
+    assert records.read()[0]["history"][1]["loss"] == 0.1 + 0.2
+
+
+def test_a_record_names_its_data_and_their_hash(record: Record, small: Dataset) -> None:
+    assert record["data"] == {"name": small.name, "digest": small.digest}
+
+
+def test_a_record_whose_numbers_are_not_finite_is_refused(record: Record) -> None:
+    record["scores"]["test_error"] = float("nan")
+    with pytest.raises(ValueError, match="JSON"):
+        records.append(record)
+
+
+# --- a disk that is full -----------------------------------------------------------------------------------------
+
+
+def full(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_record_that_finds_no_space_is_an_error_that_says_what_to_do(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StudyError, match=r"trial\.jsonl.*No space left.*free some space.*checkpoint is kept"):
+        records.append(record)
+
+
+def test_a_record_that_finds_no_space_leaves_the_file_byte_for_byte(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = records.append(record)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StudyError):
+        records.append(another(record, seed=4))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("room", [0, 1, 1000, 4096, 6000, 8192, 9000])
+def test_a_disk_that_fills_within_a_line_leaves_the_file_byte_for_byte(
+    record: Record, largest_file: Callable[[int], AbstractContextManager[None]], room: int
+) -> None:
+    path = records.append(record)
+    before = path.read_bytes()
+    long = another(record, seed=4)
+    long["history"] = long["history"] * 40
+    assert len(line(long)) > 9000
+    with largest_file(len(before) + room), pytest.raises(StudyError):
+        records.append(long)
+    assert path.read_bytes() == before
+
+
+def test_once_there_is_space_again_the_record_is_written(
+    record: Record, largest_file: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    records.append(record)
+    with largest_file(10), pytest.raises(StudyError):
+        records.append(another(record, seed=4))
+    records.append(another(record, seed=4))
+    assert [run["seed"] for run in records.read()] == [3, 4]
+
+
+def test_a_folder_that_is_a_file_is_an_error_that_names_it(record: Record, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match=r"file/trial\.jsonl"):
+        records.append(record, tmp_path / "file")
+
+
+# --- damaged lines -----------------------------------------------------------------------------------------------
+
+DAMAGED = {
+    "cut short": lambda record: line(record)[:200],
+    "not text": lambda record: b"\xff\xfe\x00\x01",
+    "empty": lambda record: b"",
+    "another value": lambda record: b"[1, 2]",
+    "another schema": lambda record: line({**record, "schema": 99}),
+    "a key is missing": lambda record: line({k: v for k, v in record.items() if k != "scores"}),
+    "a recipe with an unknown field": lambda record: line({**record, "recipe": {"colour": 1}}),
+    "a recipe that is a list": lambda record: line({**record, "recipe": []}),
+    "no recipe": lambda record: line({**record, "recipe": None}),
+    "an experiment that is a list": lambda record: line({**record, "experiment": ["trial"]}),
+    "an id that is not its recipe's": lambda record: line({**record, "id": "0" * 16}),
+    "an edited recipe": lambda record: line({**record, "recipe": {**record["recipe"], "rate": 0.02}}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_line_is_named_with_file_and_line(
+    record: Record, tmp_path: Path, damage: Callable[[Record], bytes]
+) -> None:
+    written(tmp_path / "runs" / "trial.jsonl", line(record), damage(another(record, seed=4)))
+    with pytest.warns(UserWarning, match=r"trial\.jsonl, line 2: passed over: "):
+        records.read()
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_line_is_passed_over_alone(
+    record: Record, tmp_path: Path, damage: Callable[[Record], bytes]
+) -> None:
+    runs = [another(record, seed=seed) for seed in (1, 2, 3)]
+    written(tmp_path / "runs" / "trial.jsonl", line(runs[0]), damage(runs[1]), line(runs[2]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert records.read() == [runs[0], runs[2]]
+
+
+def test_an_id_that_is_not_its_recipes_is_told_the_one_that_is(record: Record, tmp_path: Path) -> None:
+    written(tmp_path / "runs" / "trial.jsonl", line({**record, "id": "0" * 16}))
+    with pytest.warns(UserWarning, match=f"id 0000000000000000 is not its recipe's .{record['id']}."):
+        records.read()
+
+
+def test_a_line_that_lacks_keys_is_told_which(record: Record, tmp_path: Path) -> None:
+    written(tmp_path / "runs" / "trial.jsonl", line({"schema": records.SCHEMA, "id": record["id"]}))
+    with pytest.warns(UserWarning, match="lacks experiment, arm, scale"):
+        records.read()
+
+
+def test_reading_leaves_a_damaged_file_as_it_is(record: Record, tmp_path: Path) -> None:
+    path = written(tmp_path / "runs" / "trial.jsonl", line(record), b"{")
+    before = path.read_bytes()
+    with pytest.warns(UserWarning, match="passed over"):
+        records.read()
+    assert path.read_bytes() == before
+
+
+def test_a_record_after_a_line_that_a_power_cut_left_unended_is_not_lost(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "trial.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(line(another(record, seed=1))[:300])
+    records.append(record)
+    with pytest.warns(UserWarning, match="line 1: passed over"):
+        assert records.read() == [record]
+
+
+# --- several runs that end together ------------------------------------------------------------------------------
+
+
+def _append_many(record: Record, folder: Path, seeds: range) -> None:
+    for seed in seeds:
+        records.append(another(record, seed=seed), folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_records_of_two_processes_do_not_mix(record: Record, tmp_path: Path) -> None:
+    long = {**record, "history": record["history"] * 100}
+    context = multiprocessing.get_context("fork")  # the others would import torch again
+    processes = [
+        context.Process(target=_append_many, args=(long, tmp_path, range(start, start + 20))) for start in (0, 20)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(run["seed"] for run in records.read(tmp_path)) == list(range(40))
+
+
+def test_a_record_is_written_while_no_other_process_may(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = records.append(record)
+    refused = []
+
+    def meanwhile(descriptor: int) -> None:
+        with path.open("ab") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                refused.append(True)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    records.append(another(record, seed=4))
+    assert refused == [True]
+
+
+def test_the_file_is_free_again_afterwards(record: Record) -> None:
+    with records.append(record).open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_the_record_is_on_the_disk_before_append_returns(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    path = records.append(record)
+    assert sizes == [path.stat().st_size]
+
+
+# --- provenance --------------------------------------------------------------------------------------------------
+
+
+def test_provenance_says_what_a_stranger_needs(record: Record) -> None:
+    assert record["provenance"].keys() >= {
+        "commit", "dirty", "torch", "cuda", "python", "platform", "device", "cpu", "cpu_capability", "threads",
+        "begun", "ended",
+    }  # fmt: skip
+
+
+def test_provenance_has_torchs_version(record: Record) -> None:
+    assert record["provenance"]["torch"] == torch.__version__
+
+
+def test_provenance_has_the_number_of_threads(record: Record) -> None:
+    assert record["provenance"]["threads"] == 1
+
+
+def test_provenance_has_the_kind_of_cpu(record: Record) -> None:
+    assert record["provenance"]["cpu"] == records.cpu_model() != ""
+
+
+def test_a_cpu_whose_kernel_tells_no_model_is_named_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: "processor\t: 0\nCPU part\t: 0xd0c\n\n")
+    assert records.cpu_model() != ""
+
+
+def test_provenance_has_the_beginning_in_utc(record: Record) -> None:
+    assert record["provenance"]["begun"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_a_run_on_a_cpu_has_no_cuda_version(record: Record) -> None:
+    assert (record["provenance"]["device"], record["provenance"]["cuda"]) == ("cpu", None)
+
+
+def test_a_commit_is_handed_over_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_COMMIT", "abc123")
+    assert records.commit() == {"commit": "abc123", "dirty": False}
+
+
+def test_code_without_a_history_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "PROJECT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert records.commit() == {"commit": None, "dirty": None}
+
+
+def test_a_machine_without_git_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert records.commit() == {"commit": None, "dirty": None}
+
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+
+
+def git(folder: Path, *command: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", "-C", str(folder), *identity, *command], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of one commit."""
+    folder = tmp_path / "project"
+    (folder / "data" / "runs").mkdir(parents=True)
+    (folder / "code.py").write_text("a = 1\n")
+    (folder / "data" / "runs" / "trial.jsonl").write_text("{}\n")
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "first")
+    monkeypatch.setattr(records, "PROJECT", folder)
+    return folder
+
+
+@needs_git
+def test_the_commit_is_the_projects(project: Path) -> None:
+    assert records.commit() == {"commit": git(project, "rev-parse", "HEAD"), "dirty": False}
+
+
+@needs_git
+@pytest.mark.parametrize("name", ["code.py", "new.py"])
+def test_a_changed_or_new_file_makes_the_tree_dirty(project: Path, name: str) -> None:
+    (project / name).write_text("a = 2\n")
+    assert records.commit()["dirty"] is True
+
+
+@needs_git
+def test_new_records_do_not_make_the_tree_dirty(project: Path) -> None:
+    (project / "data" / "runs" / "trial.jsonl").write_text("{}\n{}\n")
+    assert records.commit()["dirty"] is False
+
+
+# --- finding one -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(record: Record) -> None:
+    records.append(record)
+    records.append(another(record, seed=4))
+    assert records.find(record["id"][:8]) == record
+
+
+def test_a_run_in_two_experiments_is_found(record: Record) -> None:
+    records.append(record)
+    records.append({**record, "experiment": "other"})
+    assert records.find(record["id"])["id"] == record["id"]
+
+
+def test_a_beginning_of_several_ids_is_answered_with_them(record: Record) -> None:
+    runs = [record, another(record, seed=4)]
+    for run in runs:
+        records.append(run)
+    with pytest.raises(StudyError, match="2 runs") as error:
+        records.find("")
+    assert all(run["id"] in str(error.value) for run in runs)
+
+
+def test_a_run_that_is_not_there_is_an_error_that_names_the_folder(record: Record, tmp_path: Path) -> None:
+    records.append(record)
+    with pytest.raises(StudyError, match=f"0 runs in {tmp_path / 'runs'} .*'zzzz'"):
+        records.find("zzzz")
