@@ -238,13 +238,15 @@ def _declare_bench(part: argparse.ArgumentParser) -> None:
     part.add_argument(
         "--data", default="cifar10", help="data set of 32-pixel images: cifar10 or synthetic:train=6400"
     )
-    part.add_argument("--rounds", type=int, default=5, help="times that everything is measured")
+    part.add_argument("--rounds", type=int, default=7, help="times that everything is measured")
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from alexnet_lib import bench, data
+    from alexnet_lib import bench, experiments
 
-    print(bench.report(data.load(options.data), rounds=options.rounds))
+    # A process like those that train: both loops get the same settings of the memory allocator.
+    with experiments.workers("cpu", 1) as executor:
+        print(executor.submit(bench.report, options.data, rounds=options.rounds).result())
 
 
 # --- notebook -------------------------------------------------------------------------------------------------
