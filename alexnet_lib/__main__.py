@@ -227,7 +227,7 @@ def _claims(options: argparse.Namespace) -> None:
         print(f"{len(table)} claims: {options.csv}")
         return
     for row in table.to_dict("records"):
-        ours = f"{row['ours']} [{row['interval']}] n={row['n']}" if row["n"] else row["ours"]
+        ours = f"{row['ours']} [{row['interval']}] n={row['n']}" if row["interval"] and row["n"] else row["ours"]
         print(f"{row['section']:>8}  {row['id']:<36} paper {row['paper']:<28} {ours:<40} {row['verdict']}".rstrip())
 
 

@@ -239,19 +239,18 @@ class ArmResult:
         target, cap = self.arm.recipe.target_error, self.arm.recipe.epochs
         assert target is not None
         found = {seed: crossing(run["history"], target, key) for seed, run in self.runs.items()}
-        at_cap = {seed for seed, run in self.runs.items() if len(run["history"]) >= cap}
-        return {
-            seed: float(cap) if epochs is None else epochs
-            for seed, epochs in found.items()
-            if epochs is not None or seed in at_cap
-        }
+        reached = {seed: epochs for seed, epochs in found.items() if epochs is not None}
+        return reached | dict.fromkeys(self.capped(key), float(cap))
 
-    @property
-    def capped(self) -> list[int]:
-        """Seeds whose run has not reached the target."""
-        target = self.arm.recipe.target_error
+    def capped(self, key: str = "train_error") -> list[int]:
+        """Return the seeds whose run went on to its cap without ``key`` coming down to the target."""
+        target, cap = self.arm.recipe.target_error, self.arm.recipe.epochs
         assert target is not None
-        return [seed for seed, run in self.runs.items() if crossing(run["history"], target) is None]
+        return [
+            seed
+            for seed, run in self.runs.items()
+            if crossing(run["history"], target, key) is None and len(run["history"]) >= cap
+        ]
 
 
 def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str, ArmResult]:

@@ -102,6 +102,8 @@ def rate_grids(results: Mapping[str, ArmResult], settings: Sequence[str], target
         panel.set_xticks(sorted(tried), [f"{rate:g}" for rate in sorted(tried)])
         panel.minorticks_off()
         panel.set(title=f"recipe: {setting}", xlabel="learning rate of the weights", ylim=(0, None))
+    for spare in panels.flat[len(settings) :]:
+        spare.set_axis_off()
     for row in panels:
         row[0].set_ylabel(f"epochs to {100 * target:.0f} % training error")
     return figure

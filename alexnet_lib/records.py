@@ -151,9 +151,9 @@ def append(record: Record, folder: Path | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-    """Hold the file for this process: several runs end at about the same time."""
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+def _locked(descriptor: int, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold the file for this process: several runs end, and are read, at about the same time."""
+    fcntl.flock(descriptor, kind)
     try:
         yield
     finally:
@@ -168,7 +168,9 @@ def read(folder: Path | None = None, *, experiment: str = "*", scale: str | None
     """
     found: dict[tuple[str, str, str], Record] = {}
     for path in sorted(runs_folder(folder).glob(f"{experiment}.jsonl")):
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        with path.open("rb") as file, _locked(file.fileno(), fcntl.LOCK_SH):
+            lines = file.read().splitlines()
+        for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
                 _check(record)

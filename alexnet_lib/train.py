@@ -392,6 +392,12 @@ def train(
     except FloatingPointError as error:
         outcome = f"diverged: {error}"
     except RuntimeError as error:  # CUDA's error is one of torch's own, the CPU's is known by its text alone
+        size, meant = trainer.inputs.size, models.NETS[recipe.net].image_size
+        if size != meant and not trainer.history:
+            raise StudyError(
+                f"net {recipe.net!r} is made for images of {meant} pixels, and can't take {size} ({error}): set the "
+                "recipe field 'crop', or take another data set"
+            ) from error
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise StudyError(f"out of memory on {device} with batches of {recipe.batch}: take smaller ones") from error

@@ -306,7 +306,7 @@ def test_the_grid_of_an_arm_is_sorted_by_rate_and_holds_no_other_seed(tmp_path: 
 def test_a_run_that_missed_the_target_counts_with_the_cap_and_is_named(tmp_path: Path) -> None:
     write(tmp_path, [*runs_of((RELU, GRID)), record(RELU, [0.9, 0.5, 0.3], seed=1)])
     arm = results("tiny", "smoke", tmp_path)["relu-tiny"]
-    assert (arm.epochs_to_target()[1], arm.capped) == (TINY.epochs, [1])
+    assert (arm.epochs_to_target()[1], arm.capped()) == (TINY.epochs, [1])
 
 
 def test_a_run_that_ended_early_does_not_count_with_the_cap_in_the_other_reading(tmp_path: Path) -> None:
@@ -512,7 +512,15 @@ def test_a_session_whose_time_was_up_before_it_began_trains_nothing(
     assert epochs_trained == []
 
 
-@pytest.mark.usefixtures("one", "uninterrupted")
+def test_a_run_that_waited_in_the_queue_until_its_time_was_up_is_not_begun(
+    quiet: Session, epochs_trained: list[int]
+) -> None:
+    task = pending("tiny", "smoke", quiet.folder)[0]
+    assert experiments.perform(task, replace(quiet, deadline=0.0)) is None
+    assert epochs_trained == []
+
+
+@pytest.mark.usefixtures("one")
 def test_a_recorded_run_leaves_no_checkpoint(tmp_path: Path, quiet: Session) -> None:
     do(quiet)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -753,4 +761,4 @@ def test_figure_1_s_arms_are_read_from_its_records(tmp_path: Path) -> None:
     found = results("relu_vs_tanh", "laptop", tmp_path)
     assert found["relu-2012"].epochs_to_target() == pytest.approx({0: 6.5, 1: 7.0})
     assert found["tanh-2012"].epochs_to_target() == pytest.approx({0: 40.0, 1: 80.0})
-    assert found["tanh-2012"].capped == [1]
+    assert found["tanh-2012"].capped() == [1]

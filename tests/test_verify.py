@@ -160,6 +160,12 @@ def test_the_end_may_be_three_deviations_from_the_seeds_mean_elsewhere(
     assert lines[-1] == f"end of the run: {abs(off):.4g} from the mean of 3 seeds, allowed 0.03"
 
 
+def test_an_end_within_the_seeds_does_not_excuse_the_first_epoch(run: Record) -> None:
+    first = run["history"][0]["train_error"] + 0.031
+    there = changed(on_another_machine(run), lambda r: r["history"][0].update(train_error=first))
+    assert not verify.compare(there, verify.repeat(run, "cpu"), [there] * 3)[0]
+
+
 def test_with_fewer_than_three_seeds_the_end_is_not_compared_and_this_is_said(run: Record) -> None:
     seeds = seeds_ending_at(run, [0.0, 0.01])
     good, lines = verify.compare(on_another_machine(run), verify.repeat(run, "cpu"), seeds)
