@@ -268,16 +268,28 @@ class Sizes:
     """Side of the maps after the last pooling."""
     separate: tuple[int, int]
     """Padding of conv2 and conv5 that keeps ``side`` where pooling windows don't overlap (``layers-147.cfg``)."""
+    stds: tuple[float, ...]
+    """Deviations of the initial weights of the eight layers."""
 
 
-FULL = Sizes(224, (11, 4), (0, 3, 0, 3), (96, 256, 384, 384, 256), 4096, 6, separate=(1, 0))
+FULL = Sizes(224, (11, 4), (0, 3, 0, 3), (96, 256, 384, 384, 256), 4096, 6, separate=(1, 0), stds=(0.01,) * 8)
 """P §3.5; the paper does not say how 224 pixels give 55 x 55 maps, the padding is the 2012 code's."""
-MINI = Sizes(24, (5, 1), (2, 2, 2, 2), (24, 64, 80, 80, 64), 512, 3, separate=(2, 1))
+MINI = Sizes(
+    24,
+    (5, 1),
+    (2, 2, 2, 2),
+    (24, 64, 80, 80, 64),
+    512,
+    3,
+    separate=(2, 1),
+    stds=(0.022, 0.02, 0.02, 0.022, 0.022, 0.04, 0.028, 0.028),
+)
 """AlexNet-32: the same architecture for 24-pixel crops of 32-pixel images, 45 MFLOP an image in training.
 
 The first kernels are those of the 2012 CIFAR-10 nets, without stride: 24 pixels leave nothing to skip. Maps then
 halve at each pooling as in the original (24, 12, 6, 3). Widths are a quarter of the original's, conv3 and conv4 a
-little less and the fully-connected layers an eighth, to hold the cost.
+little less and the fully-connected layers an eighth, to hold the cost. Initial weights are larger by the root of
+what their layer has fewer inputs, so that each layer passes on as much of its signal as the original's at 0.01.
 """
 
 
@@ -308,20 +320,23 @@ def _alexnet(
     norm = functools.partial(CrossMapNorm, 5, alpha, 0.75, 2.0, split) if alpha else (lambda: None)
     deep: dict[str, nn.Module] = {}
     inputs, meet = m2, towers != "apart"
+    stds = dict(zip(("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"), sizes.stds, strict=True))
     for name, maps, start, pad in (("3", m3, 0.0, 1), ("4", m4, bias, 1), ("5", sizes.maps[4], bias, pad5)):
         if without == f"conv{name}":
             continue
         groups, meet = (1 if meet else split), False
-        deep[f"conv{name}"] = conv(inputs, maps, 3, padding=pad, groups=groups, std=0.01, bias=start, decay=DECAY)
+        deep[f"conv{name}"] = conv(
+            inputs, maps, 3, padding=pad, groups=groups, std=stds[f"conv{name}"], bias=start, decay=DECAY
+        )
         deep[f"act{name}"] = act()
         inputs = maps
     return _net(
         pad1=nn.ZeroPad2d(sizes.padding),
-        conv1=conv(3, m1, sizes.conv1[0], stride=sizes.conv1[1], std=0.01, decay=DECAY),
+        conv1=conv(3, m1, sizes.conv1[0], stride=sizes.conv1[1], std=stds["conv1"], decay=DECAY),
         act1=act(),
         norm1=norm(),
         pool1=window(),
-        conv2=conv(m1, m2, 5, padding=pad2, groups=split, std=0.01, bias=bias, decay=DECAY),
+        conv2=conv(m1, m2, 5, padding=pad2, groups=split, std=stds["conv2"], bias=bias, decay=DECAY),
         act2=act(),
         norm2=norm(),
         pool2=window(),
@@ -342,21 +357,24 @@ def _top(
     bias: float = 1.0,
 ) -> dict[str, nn.Module | None]:
     """Build the three fully-connected layers; ``apart`` keeps each tower's units to itself up to the last."""
-    settings: dict[str, Any] = {"std": 0.01, "bias": bias, "decay": DECAY}
     units, area = sizes.units, sizes.side**2
+    starts: list[dict[str, Any]] = [{"std": std, "decay": DECAY} for std in sizes.stds[5:]]
+    six, seven, eight = starts
     return {
         "flatten": None if apart else nn.Flatten(),
         # A fully-connected layer in two groups is a convolution with a window as large as its map.
-        "fc6": conv(maps, units, sizes.side, groups=2, **settings)
+        "fc6": conv(maps, units, sizes.side, groups=2, bias=bias, **six)
         if apart
-        else linear(maps * area, units, **settings),
+        else linear(maps * area, units, bias=bias, **six),
         "act6": act(),
         "drop6": nn.Dropout(0.5) if dropout else None,
-        "fc7": conv(units, units, 1, groups=2, **settings) if apart else linear(units, units, **settings),
+        "fc7": conv(units, units, 1, groups=2, bias=bias, **seven)
+        if apart
+        else linear(units, units, bias=bias, **seven),
         "act7": act(),
         "drop7": nn.Dropout(0.5) if dropout else None,
         "flatten7": nn.Flatten() if apart else None,
-        "fc8": linear(units, classes, std=0.01, decay=DECAY),
+        "fc8": linear(units, classes, **eight),
     }
 
 

@@ -541,3 +541,11 @@ def test_towers_apart_do_not_see_each_other_before_the_last_layer() -> None:
 
 def test_leaving_out_conv3_makes_the_towers_meet_in_conv4() -> None:
     assert outline("alexnet32-no-conv3").conv4.groups == 1
+
+
+def test_the_miniature_starts_with_the_gain_of_the_original_layer_by_layer() -> None:
+    def gains(name: str) -> list[float]:
+        layers = [layer for _, layer in models.weight_layers(outline(name))]
+        return [models.setting_of(layer).std * layer.weight[0].numel() ** 0.5 for layer in layers]
+
+    assert gains("alexnet32") == pytest.approx(gains("alexnet-paper"), rel=0.02)
