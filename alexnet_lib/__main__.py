@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has seen enough, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted: finished runs are recorded, the others go on from their checkpoints", file=sys.stderr)
         return 130
@@ -120,37 +123,50 @@ def _device(options: argparse.Namespace) -> str:
 def _declare_study(part: argparse.ArgumentParser) -> None:
     part.add_argument("experiments", nargs="*", help="experiments (all by default), e.g. relu_vs_tanh")
     part.add_argument("--scale", default="smoke", help="smoke, laptop, gpu or imagenet")
-    part.add_argument("--out", type=Path, help="folder of the records (default: ALEXNET_RUNS, else data/runs)")
+    part.add_argument("--out", type=Path, help="folder of the records (default: ALEXNET_RUNS, else build/runs)")
 
 
 def _declare_run(part: argparse.ArgumentParser) -> None:
     _declare_study(part)
-    part.add_argument("--pending", action="store_true", help="do what has no record yet (the default; says so)")
-    part.add_argument("--device", default="cpu", help="cpu or cuda")
+    part.add_argument(
+        "--pending", action="store_true", help="only what the published records, data/runs, lack as well"
+    )
+    part.add_argument("--device", help="cpu or cuda (default: what the scale's recipes need)")
     part.add_argument("--jobs", type=int, help="runs side by side (default: one per core, or one on a GPU)")
     part.add_argument("--budget", help="stop cleanly within this time, e.g. 9m, 90s, 2h")
+
+
+def _out(options: argparse.Namespace) -> Path:
+    """Return the folder that one's own records go to; published ones are added to by naming ``data/runs``."""
+    from alexnet_lib import records
+
+    return Path(options.out or os.environ.get("ALEXNET_RUNS") or records.PROJECT / "build" / "runs")
 
 
 def _named(options: argparse.Namespace) -> list[str]:
     from alexnet_lib import experiments
 
     names = options.experiments or list(experiments.EXPERIMENTS)
-    for name in names:
-        experiments.arms(name, options.scale)
-    return names
+    asked = [name for name in names if experiments.arms(name, options.scale)]
+    if not asked:
+        raise StudyError(f"no arms at scale {options.scale!r} in: {', '.join(names)}")
+    return asked
 
 
 def _run(options: argparse.Namespace) -> None:
-    from alexnet_lib import experiments
+    from alexnet_lib import experiments, records
 
-    names, device = _named(options), _device(options)
+    names = _named(options)
+    options.device = options.device or experiments.device_for(options.scale)
+    device = _device(options)
     deadline = None if options.budget is None else time.time() + _seconds(options.budget)
-    jobs = (1 if device == "cuda" else os.cpu_count() or 1) if options.jobs is None else options.jobs
+    jobs = experiments.places_for(device) if options.jobs is None else options.jobs
     if jobs < 1:
         raise StudyError(f"--jobs {jobs}: take 1 or more")
-    session = experiments.Session(device=device, folder=options.out, deadline=deadline)
+    also = records.PUBLISHED if options.pending else None
+    session = experiments.Session(device=device, folder=_out(options), deadline=deadline, also=also)
     with experiments.workers(device, jobs) as executor:
-        for record in experiments.run(names, options.scale, session, executor):
+        for record in experiments.run(names, options.scale, session, executor, jobs):
             print(
                 f"recorded {record['id']}  {record['experiment']}  {record['arm']}  {record['outcome']}", flush=True
             )
@@ -165,11 +181,18 @@ def _seconds(text: str) -> float:
 
 
 def _pending(options: argparse.Namespace) -> None:
-    from alexnet_lib import experiments
+    from alexnet_lib import experiments, records
 
-    for name in _named(options):
-        for task in experiments.pending(name, options.scale, options.out):
-            print(f"{task.recipe.id}  {name}  {task.label}{'  (search for the rate)' if task.search else ''}")
+    tasks = [
+        task
+        for name in _named(options)
+        for task in experiments.pending(name, options.scale, _out(options), records.PUBLISHED)
+    ]
+    for task in tasks:
+        search = "  (search for the rate)" if task.search else ""
+        print(f"{task.recipe.id}  {task.experiment}  {task.label}{search}")
+    if not tasks:
+        print(f"nothing pending at scale {options.scale}")
 
 
 # --- verify, data, claims -------------------------------------------------------------------------------------
@@ -283,16 +306,16 @@ COMMANDS = {
     "run": (
         _run,
         "do the runs of the study that have no record yet",
-        "run relu_vs_tanh --scale smoke --out build/runs",
+        "run relu_vs_tanh --scale smoke",
         _declare_run,
     ),
     "pending": (
         _pending,
-        "list the runs that can start and have no record",
+        "list the runs that can start and have no record, published or own",
         "pending --scale laptop",
         _declare_study,
     ),
-    "verify": (_verify, "train a recorded run again and compare", "verify f0860561", _declare_verify),
+    "verify": (_verify, "train a published run again and compare", "verify 0a4d85ca", _declare_verify),
     "data": (_data, "show the data sets, their sizes and hashes", "data cifar10", _declare_data),
     "claims": (_claims, "print the ledger of the paper's claims", "claims --scale laptop", _declare_claims),
     "bench": (

@@ -22,8 +22,6 @@ from alexnet_lib.recipes import StudyError
 
 CLAIMS = records.PROJECT / "data" / "claims.yml"
 CONFIDENCE = 0.95
-MINIMUM_SEEDS = 5
-"""Pairs of seeds below which the ratio of Figure 1 is not judged (the claim's protocol)."""
 NOT_TESTED = "not tested at this scale"
 VERDICTS = ("reproduced", "direction reproduced", "inconclusive", "contradicted", NOT_TESTED)
 
@@ -143,31 +141,39 @@ def settings(results: Results) -> list[str]:
     return [name.removeprefix("relu-") for name in results if name.startswith("relu-")]
 
 
+def _open(results: Results, setting: str, estimate: Estimate | None, seeds: int) -> bool:
+    """Return whether a setting can't be judged yet, or at all.
+
+    So it is while fewer than ``seeds`` pairs, or fewer than the arms declare, have ended with a number, and where a
+    ReLU run stopped at its cap, which makes the ratio neither a lower nor an upper bound.
+    """
+    relu = results[f"relu-{setting}"]
+    return estimate is None or estimate.n < max(seeds, relu.arm.seeds) or bool(relu.capped())
+
+
 def _six_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
-    """Judge the ratio under the recipe of 2012; with fewer seeds than the protocol asks for it stays open."""
+    """Judge the ratio under the recipe of 2012."""
     estimate = speed_up(results, "2012")
     if estimate is None:
         return None, NOT_TESTED
-    # A ReLU run that stopped at its cap makes the ratio neither a lower nor an upper bound.
-    is_open = estimate.n < MINIMUM_SEEDS or results["relu-2012"].capped()
-    return estimate, "inconclusive" if is_open else verdict(claim, estimate, scale)
+    return estimate, "inconclusive" if _open(results, "2012", estimate, 5) else verdict(claim, estimate, scale)
 
 
 def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
-    """Judge the smallest ratio of all settings with three seeds or more by the rule of several-fold."""
+    """Judge the smallest ratio of all declared settings by the rule of several-fold."""
     found = {setting: speed_up(results, setting) for setting in settings(results)}
-    enough = {setting: e for setting, e in found.items() if e is not None and e.n >= 3}
-    if not enough:
+    ended = {setting: estimate for setting, estimate in found.items() if estimate is not None and estimate.n >= 3}
+    if not ended:
         return None, NOT_TESTED
-    setting, least = min(enough.items(), key=lambda item: item[1].mean)
-    if any(results[f"relu-{name}"].capped() for name in enough):
+    setting, least = min(ended.items(), key=lambda item: item[1].mean)
+    least = replace(least, note=f"smallest of {len(ended)} of {len(found)} settings: {setting}")
+    if any(_open(results, name, estimate, 3) for name, estimate in found.items()):
         return least, "inconclusive"
-    least = replace(least, note=f"smallest of {len(enough)} settings: {setting}")
-    if all(e.low > claim["threshold"] for e in enough.values()):
+    if all(e.low > claim["threshold"] for e in ended.values()):
         return least, "reproduced"
-    if all(e.low > 1 for e in enough.values()):
+    if all(e.low > 1 for e in ended.values()):
         return least, "direction reproduced"
-    return least, "contradicted" if any(e.high < 1 for e in enough.values()) else "inconclusive"
+    return least, "contradicted" if any(e.high < 1 for e in ended.values()) else "inconclusive"
 
 
 JUDGES: dict[str, Callable[[Claim, Results, str], tuple[Estimate | None, str]]] = {
@@ -175,6 +181,15 @@ JUDGES: dict[str, Callable[[Claim, Results, str], tuple[Estimate | None, str]]] 
     "relu-several-times-faster": _several_times,
 }
 """How a claim's experiment gives estimate and verdict, by the claim's id."""
+
+
+def judge(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
+    """Return a claim's estimate and verdict from its experiment's results.
+
+    The smoke scale shows that the machinery runs; its patterns are not the paper's question, so it has no verdict.
+    """
+    estimate, found = JUDGES[claim["id"]](claim, results, scale)
+    return estimate, NOT_TESTED if scale == "smoke" else found
 
 
 # --- Counts ---------------------------------------------------------------------------------------------------
@@ -207,8 +222,7 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
     Columns: id, section, claim, paper, log, ours, interval, n, scale, verdict, cost (core or GPU hours of the
     claim's experiment), chapter; the four from ``ours`` on are empty text where nothing is measured.
     """
-    if scale not in experiments.SCALES:
-        experiments.arms(next(iter(experiments.EXPERIMENTS)), scale)
+    experiments.check_scale(scale)
     return pd.DataFrame([_row(claim, scale, runs) for claim in load()])
 
 
@@ -239,12 +253,11 @@ def _row(claim: Claim, scale: str, runs: Path | None) -> dict[str, Any]:
             }
     elif claim["id"] in JUDGES and scale in claim["test"]:
         found = experiments.results(claim["experiment"], scale, runs)
-        estimate, judged = JUDGES[claim["id"]](claim, found, scale)
+        estimate, judged = judge(claim, found, scale)
         hours = cost_hours(records.read(runs, experiment=claim["experiment"], scale=scale))
         row |= {
             "n": str(estimate.n) if estimate else "0",
-            # The smoke scale shows that the machinery runs; its patterns are not the paper's question.
-            "verdict": NOT_TESTED if scale == "smoke" else judged,
+            "verdict": judged,
             "cost": f"{hours:.1f} h",
         }
         if estimate:
@@ -259,8 +272,10 @@ def show(estimate: Estimate) -> str:
 
 
 def show_interval(estimate: Estimate) -> str:
-    """Return the interval as the ledger prints it; a dash where one seed gives none."""
-    return "-" if estimate.n < 2 else f"{estimate.low:.2f} to {estimate.high:.2f}"
+    """Return the interval as the ledger prints it: a dash where one seed gives none, no upper end of a bound."""
+    if estimate.n < 2:
+        return "-"
+    return f"{estimate.low:.2f} or more" if estimate.at_least else f"{estimate.low:.2f} to {estimate.high:.2f}"
 
 
 def cost_hours(runs: Sequence[records.Record]) -> float:

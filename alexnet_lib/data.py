@@ -120,13 +120,13 @@ class Dataset:
         """
         count = self.train.images.numel() // 3
         total, products = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
-        for chunk in torch.split(self.train.images, 4096):
-            pixels = chunk.reshape(-1, 3).cpu().double()  # sums of whole numbers below 2**53 are exact
+        for chunk in torch.split(self.train.images.reshape(-1, 3), 2**22):
+            pixels = chunk.cpu().double()  # sums of whole numbers below 2**53 are exact
             total += pixels.sum(0)
             products += pixels.T @ pixels
         mean = total / count
         variances, directions = torch.linalg.eigh(products / count - mean.outer(mean))
-        return variances, directions
+        return variances.clamp_min(0), directions  # of grey images two are zero, or rounded to just below
 
     @cached_property
     def _moments(self) -> Tensor:

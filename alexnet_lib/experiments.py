@@ -28,6 +28,8 @@ from alexnet_lib.train import Epoch, train
 SCALES = ("smoke", "laptop", "gpu", "imagenet")
 GRID_STEP = 2.0
 """A grid of learning rates is extended by this factor while its best rate is its first or last."""
+MOST_RATES = 8
+"""Rates after which the search ends for an arm that learns at none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,14 @@ EXPERIMENTS = {
 }
 
 
+def check_scale(scale: str) -> None:
+    """Raise StudyError unless ``scale`` is one of the study's."""
+    if not isinstance(scale, str):
+        raise StudyError(f"parameter 'scale': expected str, got {type(scale).__name__} {scale!r}")
+    if scale not in SCALES:
+        raise unknown("scale", scale, SCALES)
+
+
 def arms(experiment: str, scale: str) -> tuple[Arm, ...]:
     """Return an experiment's arms at a scale.
 
@@ -134,8 +144,7 @@ def arms(experiment: str, scale: str) -> tuple[Arm, ...]:
     """
     if experiment not in EXPERIMENTS:
         raise unknown("experiment", experiment, EXPERIMENTS)
-    if scale not in SCALES:
-        raise unknown("scale", scale, SCALES)
+    check_scale(scale)
     return EXPERIMENTS[experiment].arms(scale)
 
 
@@ -167,9 +176,9 @@ def _speed(record: Record) -> tuple[float, float]:
 def search(arm: Arm, found: dict[str, Record]) -> tuple[float | None, list[Recipe]]:
     """Return the arm's chosen rate, once its grid is done, and the recipes of the grid that still lack a record.
 
-    The grid is the arm's own, extended by ``GRID_STEP`` beyond its best rate as long as that is at its edge, and
-    downwards while every rate diverges. An arm that learns at none of its rates has no rate. ``found``: the records
-    at hand by id.
+    The grid is the arm's own, extended by ``GRID_STEP`` beyond its best rate as long as that is at its edge; where no
+    rate learns, downwards while all diverge and upwards while all still guess, to ``MOST_RATES`` rates. An arm that
+    learns at none of them has no rate. ``found``: the records at hand by id.
     """
     if not arm.rates:
         return arm.recipe.rate, []
@@ -181,9 +190,10 @@ def search(arm: Arm, found: dict[str, Record]) -> tuple[float | None, list[Recip
             return None, missing
         outcomes = [found[recipe.id]["outcome"] for recipe in grid.values()]
         if "completed" not in outcomes:
-            if not all(outcome.startswith("diverged") for outcome in outcomes):
+            diverged = [outcome.startswith("diverged") for outcome in outcomes]
+            if len(rates) >= MOST_RATES or (any(diverged) and not all(diverged)):
                 return None, []
-            rates.append(min(rates) / GRID_STEP)
+            rates.append(min(rates) / GRID_STEP if all(diverged) else max(rates) * GRID_STEP)
             continue
         best = min(rates, key=lambda rate: _speed(found[grid[rate].id]))
         if len(arm.rates) == 1 or min(rates) < best < max(rates):
@@ -229,6 +239,15 @@ class ArmResult:
     """The runs at the chosen rate, by seed."""
     grid: list[Record]
     """The runs of the search, by rising rate; the chosen rate's run is among them."""
+    searching: bool
+    """Whether runs of the search are still to come."""
+
+    @property
+    def state(self) -> str:
+        """Say what the search for the rate has come to."""
+        if self.rate is not None:
+            return f"{self.rate:g}"
+        return "not chosen yet" if self.searching else "none: learns at no rate tried"
 
     def epochs_to_target(self, key: str = "train_error") -> dict[int, float]:
         """Return by seed how many epochs ``key`` took to the recipe's target; the cap where it never did.
@@ -259,7 +278,7 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
     found = {record["id"]: record for record in recorded}
     outcome = {}
     for arm in arms(experiment, scale):
-        rate, _ = search(arm, found)
+        rate, missing = search(arm, found)
         recipes = [] if rate is None else [replace(arm.recipe, rate=rate, seed=seed) for seed in range(arm.seeds)]
         tried = [r for r in recorded if r["arm"] == arm.name and r["seed"] == arm.recipe.seed]
         outcome[arm.name] = ArmResult(
@@ -267,6 +286,7 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
             rate=rate,
             runs={recipe.seed: found[recipe.id] for recipe in recipes if recipe.id in found},
             grid=sorted(tried, key=lambda record: record["recipe"]["rate"]),
+            searching=bool(missing),
         )
     return outcome
 
@@ -274,13 +294,14 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
 # --- What is missing, and doing it ----------------------------------------------------------------------------
 
 
-def pending(experiment: str, scale: str, folder: Path | None = None) -> list[Task]:
+def pending(experiment: str, scale: str, folder: Path | None = None, also: Path | None = None) -> list[Task]:
     """Return the runs that can start now, the most wanted first.
 
     The arms of the main comparison come before the others, rate searches before seeds, low seeds before high
     ones: every arm has its minimum before any has more. A search that has not ended holds back its arm's seeds.
+    ``folder``: of the records; ``also``: another one whose records count as done.
     """
-    found = {record["id"]: record for record in records.read(folder, experiment=experiment, scale=scale)}
+    found = {record["id"]: record for record in _recorded(experiment, scale, folder, also)}
     tasks: list[tuple[tuple[int, int], Task]] = []
     for arm in arms(experiment, scale):
         rate, missing = search(arm, found)
@@ -293,6 +314,11 @@ def pending(experiment: str, scale: str, folder: Path | None = None) -> list[Tas
                     task = Task(experiment, scale, arm.name, recipe, search=False)
                     tasks.append(((arm.priority, seed), task))
     return [task for _, task in sorted(tasks, key=lambda item: item[0])]
+
+
+def _recorded(experiment: str, scale: str, folder: Path | None, also: Path | None) -> list[Record]:
+    folders = (folder,) if also is None else (folder, also)
+    return [record for place in folders for record in records.read(place, experiment=experiment, scale=scale)]
 
 
 class OutOfTime(Exception):
@@ -308,6 +334,10 @@ class Session:
     deadline: float | None = None
     """``time.time()`` before which everything has ended."""
     quiet: bool = False
+    again: bool = False
+    """Whether these runs repeat others, whose checkpoints are then not theirs."""
+    also: Path | None = None
+    """Another folder whose records count as done."""
 
     def over(self, seconds: float = 0.0) -> bool:
         """Return whether the time is over, or will be in ``seconds``."""
@@ -315,8 +345,8 @@ class Session:
 
     def checkpoint(self, recipe: Recipe) -> Path:
         """Return the run's checkpoint, outside the tree: variable ``ALEXNET_CACHE`` or ``~/.cache/alexnet-study``."""
-        cache = os.environ.get("ALEXNET_CACHE") or Path.home() / ".cache" / "alexnet-study"
-        return Path(cache) / f"{recipe.id}.pt"
+        cache = Path(os.environ.get("ALEXNET_CACHE") or Path.home() / ".cache" / "alexnet-study")
+        return cache / ("again" if self.again else ".") / f"{recipe.id}.pt"
 
 
 @functools.cache
@@ -334,6 +364,7 @@ def perform(task: Task, session: Session) -> Record | None:
         return None
     torch.set_num_threads(1 if session.device == "cpu" else torch.get_num_threads())
     begun, dataset = datetime.now(UTC), _data(task.recipe.data)
+    records.commit()  # as it is now, before the run
 
     def on_epoch(epoch: Epoch) -> None:
         if not session.quiet:
@@ -346,7 +377,7 @@ def perform(task: Task, session: Session) -> Record | None:
             return None
         rivals = [
             record
-            for record in records.read(session.folder, experiment=task.experiment, scale=task.scale)
+            for record in _recorded(task.experiment, task.scale, session.folder, session.also)
             if record["arm"] == task.arm and record["seed"] == task.recipe.seed
         ]
         return abandon([vars(epoch) for epoch in history], rivals)
@@ -370,9 +401,9 @@ def perform(task: Task, session: Session) -> Record | None:
 
 
 def run(
-    experiments: Sequence[str], scale: str, session: Session, executor: concurrent.futures.Executor
+    experiments: Sequence[str], scale: str, session: Session, executor: concurrent.futures.Executor, places: int = 1
 ) -> Iterator[Record]:
-    """Do the missing runs of ``experiments`` and yield each record as its run ends.
+    """Do the missing runs of ``experiments``, ``places`` of them side by side, and yield each record as its run ends.
 
     What can start is worked out anew after every run, since a finished search frees its arm's seeds.
 
@@ -380,12 +411,14 @@ def run(
         StudyError: a run can't be done; the others in flight end first.
     """
     flying: dict[concurrent.futures.Future[Record | None], Task] = {}
-    places: int = getattr(executor, "_max_workers", 1)
     late = False
     while True:
         late = late or session.over()
         waiting = [
-            t for name in experiments for t in pending(name, scale, session.folder) if t not in flying.values()
+            t
+            for name in experiments
+            for t in pending(name, scale, session.folder, session.also)
+            if t not in flying.values()
         ]
         for task in waiting[: 0 if late else places - len(flying)]:
             flying[executor.submit(perform, task, session)] = task
@@ -398,6 +431,25 @@ def run(
             late = late or record is None
             if record is not None:
                 yield record
+
+
+def device_for(scale: str) -> str:
+    """Return where a scale's runs are trained: ``cuda`` for those whose recipes need a GPU, else ``cpu``.
+
+    Raises:
+        StudyError: the scale needs a GPU and there is none.
+    """
+    check_scale(scale)
+    if scale not in ("gpu", "imagenet"):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise StudyError(f"scale {scale!r} trains on a GPU, and torch finds none here: take scale smoke or laptop")
+    return "cuda"
+
+
+def places_for(device: str) -> int:
+    """Return how many runs go side by side: one on each core, one on a GPU."""
+    return 1 if device == "cuda" else os.cpu_count() or 1
 
 
 def workers(device: str, jobs: int) -> concurrent.futures.Executor:
@@ -441,9 +493,9 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
     Raises:
         StudyError: an unknown name, a value of another type, or a scale that the experiment doesn't have.
     """
-    for name, value, kind in (("scale", scale, str), ("retrain", retrain, bool)):
-        if not isinstance(value, kind):
-            raise StudyError(f"parameter {name!r}: expected {kind.__name__}, got {type(value).__name__} {value!r}")
+    check_scale(scale)
+    if not isinstance(retrain, bool):
+        raise StudyError(f"parameter 'retrain': expected bool, got {type(retrain).__name__} {retrain!r}")
     if not arms(experiment, scale):
         raise StudyError(f"experiment {experiment!r} has no scale {scale!r}: take smoke, laptop or gpu")
     if os.environ.get("ALEXNET_RUNS"):
@@ -454,8 +506,10 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
         return results(experiment, scale, records.PUBLISHED)
     else:
         folder = records.PROJECT / "build" / "runs"
-    device = "cuda" if torch.cuda.is_available() and scale in ("gpu", "imagenet") else "cpu"
-    with workers(device, os.cpu_count() or 1) as executor:
-        for _ in run([experiment], scale, Session(device=device, folder=folder, quiet=True), executor):
+    device = device_for(scale)
+    session = Session(device=device, folder=folder, quiet=True, again=retrain)
+    places = places_for(device)
+    with workers(device, places) as executor:
+        for _ in run([experiment], scale, session, executor, places):
             pass
     return results(experiment, scale, folder)

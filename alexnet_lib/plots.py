@@ -120,7 +120,8 @@ def ratios(estimates: Mapping[str, Estimate | None], paper: float) -> Figure:
         panel.plot(estimate.values, [height + 0.2] * estimate.n, "o", color=RELU, markersize=4, alpha=0.6)
         panel.plot(estimate.mean, height, ">" if estimate.at_least else "D", color="black", markersize=6)
         if estimate.n > 1:
-            panel.plot([estimate.low, estimate.high], [height, height], color="black", linewidth=1.6)
+            high = estimate.mean if estimate.at_least else estimate.high  # a lower bound has no upper end
+            panel.plot([estimate.low, high], [height, height], color="black", linewidth=1.6)
     panel.axvline(1, color=GREY, linewidth=0.8)
     panel.axvline(paper, color="black", linewidth=0.8, linestyle=":")
     panel.annotate("the paper", (paper, len(drawn) - 0.4), ha="center", va="bottom", annotation_clip=False)

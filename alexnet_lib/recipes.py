@@ -29,6 +29,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> StudyError:
 PRECISIONS = ("float32", "tf32", "bf16")
 INPUTS = ("raw", "unit")
 INITS = ("file", "variance")
+ACTIVATIONS = ("relu", "tanh")
 COLOURS = ("none", "printed", "coded", "lighting")
 
 
@@ -109,7 +110,13 @@ class Recipe:
         for name, good, rule in checks:
             if not good:
                 raise StudyError(f"recipe field {name!r}: {getattr(self, name)!r} {rule}")
-        for name, known in (("precision", PRECISIONS), ("inputs", INPUTS), ("init", INITS), ("colour", COLOURS)):
+        for name, known in (
+            ("precision", PRECISIONS),
+            ("inputs", INPUTS),
+            ("init", INITS),
+            ("colour", COLOURS),
+            ("activation", ACTIVATIONS),
+        ):
             if getattr(self, name) not in known:
                 raise unknown(f"value of recipe field {name!r}", getattr(self, name), known)
 

@@ -6,7 +6,9 @@ A record holds the recipe, its curves and scores, and the provenance that a stra
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -86,20 +88,23 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def commit() -> dict[str, Any]:
-    """Return the commit and whether the tree differs from it.
+    """Return the commit, and whether the code differs from it, as they were when this process first asked.
 
-    Where the code has no ``.git`` (a copy on another machine) the variable ``ALEXNET_COMMIT`` hands it over.
+    A process that trains asks before it trains: what is committed or edited meanwhile is not what it runs. Where
+    the code has no ``.git`` (a copy on another machine) the variable ``ALEXNET_COMMIT`` hands the commit over;
+    whether the copy was changed is then not known.
     """
     given = os.environ.get("ALEXNET_COMMIT")
     if given:
-        return {"commit": given, "dirty": False}
+        return {"commit": given, "dirty": None}
     git = ["git", "-C", str(PROJECT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        # Records that other runs of the same study append do not change what a run computes.
+        # Only what can change a run's numbers counts: not records, notebooks or prose.
         status = subprocess.run(
-            [*git, "status", "--porcelain", "--", ".", ":!data/runs"],
+            [*git, "status", "--porcelain", "--", "alexnet_lib", "pyproject.toml", "requirements.txt"],
             capture_output=True,
             text=True,
             check=True,
@@ -143,8 +148,9 @@ def append(record: Record, folder: Path | None = None) -> Path:
                 os.ftruncate(file.fileno(), size)
                 raise
     except OSError as error:
+        remedy = "free some space" if error.errno == errno.ENOSPC else "choose another folder (--out, ALEXNET_RUNS)"
         raise StudyError(
-            f"record {record['id']} was not written to {path} ({error}): free some space and run again; the run's "
+            f"record {record['id']} was not written to {path} ({error}): {remedy} and run again; the run's "
             "checkpoint is kept, so nothing is trained twice"
         ) from error
     return path
@@ -164,7 +170,7 @@ def read(folder: Path | None = None, *, experiment: str = "*", scale: str | None
     """Return the records of an experiment (all by default) at a scale (any by default), in file order.
 
     A line that is damaged is named in a warning (file, line, reason) and passed over; of two records of one
-    experiment and id the first counts.
+    experiment, scale and id the first counts.
     """
     found: dict[tuple[str, str, str], Record] = {}
     for path in sorted(runs_folder(folder).glob(f"{experiment}.jsonl")):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import resource
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from alexnet_lib.data import Dataset
 from alexnet_lib.evaluate import Inputs, autocast, error_rate, view_probabilities
 from alexnet_lib.recipes import Recipe, StudyError
 
+CHECKPOINT_FORMAT = 1
 TRAIN_SAMPLE = 10_000
 """Training images (the first ones of the set) whose error is measured again after each epoch, in one pass."""
 
@@ -240,6 +242,11 @@ class Trainer:
         return error_rate(seen[0], labels) if bool(seen.isfinite().all()) else None
 
     @property
+    def _writer(self) -> str:
+        """What must be the same from a run's first epoch to its last."""
+        return f"torch {torch.__version__} on {self.device.type}, format {CHECKPOINT_FORMAT}"
+
+    @property
     def _streams(self) -> list[torch.Generator]:
         return [self.order, self.places, self.flips, self.colour]
 
@@ -268,6 +275,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write a checkpoint; a crash on the way leaves the old one as it was."""
         state = {
+            "written by": self._writer,
             "recipe": self.recipe.resolved(),
             "digest": self.data.digest,
             "model": self.model.state_dict(),
@@ -278,7 +286,7 @@ class Trainer:
             "history": [asdict(epoch) for epoch in self.history],
             "seconds": self.seconds,
         }
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(state, partial)
@@ -286,7 +294,10 @@ class Trainer:
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             with contextlib.suppress(OSError):
                 partial.unlink()
-            raise StudyError(f"checkpoint {path}: could not be written ({error}): free some space there") from error
+            raise StudyError(
+                f"checkpoint {path}: could not be written ({error}): free some space there, or choose another folder "
+                "(ALEXNET_CACHE)"
+            ) from error
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of this very recipe and data.
@@ -304,6 +315,11 @@ class Trainer:
             raise StudyError(
                 f"checkpoint {path}: written by another recipe (other {', '.join(differs)}): move it away, or run "
                 "that recipe"
+            )
+        if state["written by"] != self._writer:
+            raise StudyError(
+                f"checkpoint {path}: written by {state['written by']}, this is {self._writer}, and the run would be "
+                "half of each: delete it to start the run again"
             )
         if state["digest"] != self.data.digest:
             raise StudyError(f"checkpoint {path}: written on other data than {self.data.name}: move it away")
@@ -329,6 +345,8 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             if archive.testzip() is not None:  # torch itself does not look at the checksums
                 raise ValueError("wrong checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(state, dict) and "written by" not in state:
+            raise ValueError("written by another version")
         lacking = {"recipe", "digest", "model", "optimiser", "generators", "dropout", "history", "seconds"} - set(
             state
         )
@@ -344,7 +362,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         pickle.UnpicklingError,
     ) as error:
         raise StudyError(
-            f"checkpoint {path}: damaged or cut short ({error}): delete it to start the run again"
+            f"checkpoint {path}: damaged, cut short or of another version ({error}): delete it to start the run again"
         ) from error
     return state  # type: ignore[no-any-return]
 
@@ -413,7 +431,8 @@ def train(
             "peak_memory_bytes": float(
                 torch.cuda.max_memory_allocated()
                 if trainer.device.type == "cuda"
-                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                # Of the whole process, which may have done other runs before; macOS counts bytes, others KiB.
+                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
             ),
         },
     )

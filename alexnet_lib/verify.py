@@ -49,6 +49,8 @@ def compare(record: Record, result: Result, seeds: Sequence[Record]) -> tuple[bo
     """
     here = records.provenance(result.device)
     other = [key for key in SAME if here[key] != record["provenance"][key]]
+    if result.device.type != "cpu":
+        other.append("order of the GPU's sums")
     again = [_numbers(asdict(epoch)) for epoch in result.history]
     if not other:
         before = [_numbers(epoch) for epoch in record["history"]]

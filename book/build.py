@@ -84,7 +84,7 @@ def main() -> int:
 def train_study(scale: str) -> None:
     """Train what has no record at ``scale`` into a folder of its own, and point everything after it there."""
     os.environ["ALEXNET_RUNS"] = str(PROJECT / "build" / f"runs-{scale}")
-    command = [sys.executable, "-m", "alexnet_lib", "run", "--pending", "--scale", scale]
+    command = [sys.executable, "-m", "alexnet_lib", "run", "--scale", scale]
     if subprocess.run(command, cwd=PROJECT).returncode:
         raise BuildError(f"the study did not train at scale {scale}: see above; the same command goes on from there")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet_lib import data, models
+from alexnet_lib import data, models, records
 from alexnet_lib.data import Dataset, Split
 from alexnet_lib.recipes import Recipe
 
@@ -30,6 +30,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, folder in (("RUNS", "runs"), ("CACHE", "cache"), ("DATA", "data")):
         monkeypatch.setenv(f"ALEXNET_{variable}", str(tmp_path / folder))
     monkeypatch.delenv("ALEXNET_COMMIT", raising=False)
+    records.commit.cache_clear()
 
 
 @pytest.fixture(scope="session")

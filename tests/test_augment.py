@@ -7,7 +7,8 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from alexnet_lib.augment import centre_crop, crop, flips, normalise, offsets, views
+from alexnet_lib import data
+from alexnet_lib.augment import centre_crop, colour_basis, crop, flips, normalise, offsets, views
 from alexnet_lib.recipes import StudyError
 
 
@@ -201,3 +202,10 @@ def test_unknown_views_are_answered_with_the_nearest() -> None:
 def test_views_larger_than_the_image_are_refused() -> None:
     with pytest.raises(StudyError, match="take 1 to 8"):
         views(pixels(1, 8), 9, "corners")
+
+
+def test_grey_images_have_a_finite_colour_basis() -> None:
+    grey = torch.randint(0, 256, (20, 8, 8, 1), generator=torch.Generator().manual_seed(0)).expand(-1, -1, -1, 3)
+    split = data.Split(grey.to(torch.uint8).contiguous(), torch.arange(20) % 2)
+    found = data.Dataset("grey", split, split, ("a", "b"), data.digest(split, split))
+    assert colour_basis("coded", found.colours).isfinite().all()

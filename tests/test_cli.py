@@ -238,7 +238,7 @@ def test_run_does_what_is_pending_and_names_each_record(study: Path, tell: Tell)
     done = [line.split()[1] for line in told.out.splitlines() if line.startswith("recorded ")]
     assert told.code == 0
     assert done == [run["id"] for run in records.read(study)]
-    assert tell("pending tiny").out == ""
+    assert tell("pending tiny").out == "nothing pending at scale smoke\n"
 
 
 def test_run_writes_where_it_is_told(study: Path, tell: Tell, tmp_path: Path) -> None:
@@ -398,3 +398,11 @@ def test_the_library_is_imported_only_by_the_command_that_needs_it() -> None:
         check=True,
     )
     assert told.stdout == "[]\n"
+
+
+def test_the_runs_that_readme_and_help_name_exist() -> None:
+    texts = [(records.PROJECT / "README.md").read_text(), *(example for _, _, example, _ in cli.COMMANDS.values())]
+    named = {name for text in texts for name in re.findall(r"verify ([0-9a-f]{8})", text)}
+    published = {run["id"][:8] for run in records.read(records.PUBLISHED)}
+    assert named
+    assert named <= published

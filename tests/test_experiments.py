@@ -375,7 +375,7 @@ def test_a_seed_s_run_is_never_abandoned(monkeypatch: pytest.MonkeyPatch, quiet:
 def test_two_runs_side_by_side_are_two_different_ones(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
     monkeypatch.setattr(experiments, "train", pretend(by_rate))
     with ThreadPoolExecutor(3) as executor:
-        done = list(experiments.run(["tiny"], "smoke", quiet, executor))
+        done = list(experiments.run(["tiny"], "smoke", quiet, executor, 3))
     assert len(done) == len({run["id"] for run in done}) == 10
 
 
@@ -389,7 +389,7 @@ def test_a_run_that_fails_ends_the_session_but_no_run_in_flight(
 
     monkeypatch.setattr(experiments, "train", pretend(errors))
     with ThreadPoolExecutor(2) as executor, pytest.raises(StudyError, match="no such luck"):
-        list(experiments.run(["tiny"], "smoke", quiet, executor))
+        list(experiments.run(["tiny"], "smoke", quiet, executor, 2))
     assert [run["recipe"]["rate"] for run in records.read(quiet.folder)] == [0.02]
 
 
@@ -762,3 +762,35 @@ def test_figure_1_s_arms_are_read_from_its_records(tmp_path: Path) -> None:
     assert found["relu-2012"].epochs_to_target() == pytest.approx({0: 6.5, 1: 7.0})
     assert found["tanh-2012"].epochs_to_target() == pytest.approx({0: 40.0, 1: 80.0})
     assert found["tanh-2012"].capped() == [1]
+
+
+# --- where a scale's runs are trained -----------------------------------------------------------------------
+
+
+def test_a_scale_that_needs_a_gpu_says_so_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StudyError, match="scale 'gpu' trains on a GPU, and torch finds none here"):
+        experiments.device_for("gpu")
+
+
+def test_a_gpu_trains_one_run_at_a_time() -> None:
+    assert experiments.places_for("cuda") == 1
+
+
+def test_a_search_goes_down_while_every_rate_diverges() -> None:
+    rates = {rate: [0.9] for rate in RELU.rates}
+    _, missing = search(RELU, tried(rates, dict.fromkeys(rates, "diverged: loss not finite")))
+    assert [recipe.rate for recipe in missing] == [min(RELU.rates) / experiments.GRID_STEP]
+
+
+def test_a_search_goes_up_while_every_rate_still_guesses() -> None:
+    rates = {rate: [0.9] * 20 for rate in RELU.rates}
+    _, missing = search(RELU, tried(rates, dict.fromkeys(rates, "abandoned: still above 85 %")))
+    assert [recipe.rate for recipe in missing] == [max(RELU.rates) * experiments.GRID_STEP]
+
+
+def test_runs_recorded_elsewhere_count_as_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_experiment(monkeypatch, [replace(RELU, rates=(), seeds=2)])
+    write(tmp_path / "published", [record(RELU, [0.2], rate=RELU.recipe.rate)])
+    left = pending("tiny", "smoke", tmp_path / "own", tmp_path / "published")
+    assert [task.recipe.seed for task in left] == [1]

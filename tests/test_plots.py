@@ -181,7 +181,7 @@ def test_the_means_are_marked_and_lower_bounds_differently() -> None:
 
 def test_intervals_are_drawn_where_there_are_at_least_two_seeds() -> None:
     (panel,) = plots.ratios(ESTIMATES, 6).axes
-    assert [[x for x, _ in points(line)] for line in drawn(panel, linewidth=1.6)] == [[2.0, 4.5], [4.5, 6.7]]
+    assert [[x for x, _ in points(line)] for line in drawn(panel, linewidth=1.6)] == [[2.0, 3.0], [4.5, 6.7]]
 
 
 def test_the_paper_s_number_is_a_dotted_line() -> None:

@@ -362,7 +362,7 @@ def test_a_run_on_a_cpu_has_no_cuda_version(record: Record) -> None:
 
 def test_a_commit_is_handed_over_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_COMMIT", "abc123")
-    assert records.commit() == {"commit": "abc123", "dirty": False}
+    assert records.commit() == {"commit": "abc123", "dirty": None}
 
 
 def test_code_without_a_history_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +390,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of one commit."""
     folder = tmp_path / "project"
     (folder / "data" / "runs").mkdir(parents=True)
-    (folder / "code.py").write_text("a = 1\n")
+    (folder / "alexnet_lib").mkdir()
+    (folder / "alexnet_lib" / "code.py").write_text("a = 1\n")
     (folder / "data" / "runs" / "trial.jsonl").write_text("{}\n")
     git(folder, "init", "--quiet")
     git(folder, "add", ".")
@@ -407,8 +408,21 @@ def test_the_commit_is_the_projects(project: Path) -> None:
 @needs_git
 @pytest.mark.parametrize("name", ["code.py", "new.py"])
 def test_a_changed_or_new_file_makes_the_tree_dirty(project: Path, name: str) -> None:
-    (project / name).write_text("a = 2\n")
+    (project / "alexnet_lib" / name).write_text("a = 2\n")
     assert records.commit()["dirty"] is True
+
+
+@needs_git
+def test_prose_does_not_make_the_tree_dirty(project: Path) -> None:
+    (project / "README.md").write_text("a\n")
+    assert records.commit()["dirty"] is False
+
+
+@needs_git
+def test_a_commit_made_while_a_process_trains_is_not_the_one_it_runs(project: Path) -> None:
+    first = records.commit()
+    git(project, "commit", "--quiet", "--allow-empty", "--message", "second")
+    assert records.commit() == first
 
 
 @needs_git
