@@ -18,7 +18,7 @@ export OMP_NUM_THREADS
 help:
 	@echo "target                 cost             what it does"
 	@echo "make book              2 min            build the book from the published records, print its front page"
-	@echo "make book SCALE=smoke  4 min            the same after retraining every experiment on made-up images"
+	@echo "make book SCALE=smoke  4 min            the same after training every experiment on made-up images"
 	@echo "                                        (SCALE=laptop: real data, hours on 2 cores; SCALE=gpu: one GPU)"
 	@echo "make test              8 min            lint, tests, published numbers, smoke training, pages of the book"
 	@echo "make smoke             2 min            only the smoke training: each notebook once on made-up images"
