@@ -459,3 +459,20 @@ def test_a_run_that_is_not_there_is_an_error_that_names_the_folder(record: Recor
     records.append(record)
     with pytest.raises(StudyError, match=f"0 runs in {tmp_path / 'runs'} .*'zzzz'"):
         records.find("zzzz")
+
+
+# --- the published records -----------------------------------------------------------------------------------
+
+
+@needs_git
+def test_every_published_record_names_a_clean_commit_of_the_history() -> None:
+    project = Path(__file__).parents[1]
+    try:
+        if git(project, "rev-parse", "--is-shallow-repository") == "true":
+            pytest.skip("a shallow clone holds no history")
+        commits = set(git(project, "rev-list", "HEAD").split())
+    except subprocess.CalledProcessError:
+        pytest.skip("the project lies outside version control here")
+    origins = [run["provenance"] for run in records.read(records.PUBLISHED)]
+    assert origins
+    assert [origin for origin in origins if origin["commit"] not in commits or origin["dirty"]] == []
