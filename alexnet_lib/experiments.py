@@ -364,7 +364,7 @@ def perform(task: Task, session: Session) -> Record | None:
         return None
     torch.set_num_threads(1 if session.device == "cpu" else torch.get_num_threads())
     begun, dataset = datetime.now(UTC), _data(task.recipe.data)
-    records.commit()  # as it is now, before the run
+    origin = records.commit()["commit"] or "unknown"  # as it is now, before the run
 
     def on_epoch(epoch: Epoch) -> None:
         if not session.quiet:
@@ -389,6 +389,7 @@ def perform(task: Task, session: Session) -> Record | None:
             dataset,
             device=session.device,
             checkpoint=checkpoint,
+            origin=origin,
             on_epoch=on_epoch,
             abandon=give_up,
         )

@@ -67,7 +67,11 @@ def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str
         "history": [asdict(epoch) for epoch in result.history],
         "scores": result.scores,
         "cost": result.cost,
-        "provenance": {**provenance(result.device), "begun": begun.isoformat(timespec="seconds")},
+        "provenance": {
+            **provenance(result.device),
+            "commits": result.origins,
+            "begun": begun.isoformat(timespec="seconds"),
+        },
     }
 
 

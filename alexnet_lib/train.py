@@ -52,6 +52,8 @@ class Result:
     recipe: Recipe
     device: torch.device
     model: nn.Sequential
+    origins: list[str]
+    """The commits that trained it, more than one where the run was resumed by another."""
     history: list[Epoch]
     outcome: str
     scores: dict[str, float]
@@ -116,8 +118,9 @@ def check_device(recipe: Recipe, device: torch.device) -> None:
 class Trainer:
     """One run between its first and its last epoch: all that a checkpoint must hold."""
 
-    def __init__(self, recipe: Recipe, data: Dataset, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, data: Dataset, device: torch.device, origin: str = "unknown") -> None:
         """Build the run's start: seeded weights, no velocity, the data on the device."""
+        self.origins = [origin]
         check_device(recipe, device)
         data = data.holdout() if recipe.holdout else data
         if recipe.batch > len(data.train):
@@ -276,6 +279,7 @@ class Trainer:
         """Write a checkpoint; a crash on the way leaves the old one as it was."""
         state = {
             "written by": self._writer,
+            "origins": self.origins,
             "recipe": self.recipe.resolved(),
             "digest": self.data.digest,
             "model": self.model.state_dict(),
@@ -330,6 +334,7 @@ class Trainer:
         torch.set_rng_state(state["dropout"])
         if state["cuda_generator"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        self.origins = list(dict.fromkeys([*state["origins"], *self.origins]))
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.seconds = state["seconds"]
 
@@ -347,9 +352,17 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict) and "written by" not in state:
             raise ValueError("written by another version")
-        lacking = {"recipe", "digest", "model", "optimiser", "generators", "dropout", "history", "seconds"} - set(
-            state
-        )
+        lacking = {
+            "origins",
+            "recipe",
+            "digest",
+            "model",
+            "optimiser",
+            "generators",
+            "dropout",
+            "history",
+            "seconds",
+        } - set(state)
         if lacking or not isinstance(state["recipe"], dict):
             raise ValueError("not a checkpoint of this library")
     except (
@@ -373,6 +386,7 @@ def train(
     *,
     device: str = "cpu",
     checkpoint: Path | None = None,
+    origin: str = "unknown",
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     abandon: Callable[[list[Epoch]], str | None] = lambda history: None,
 ) -> Result:
@@ -383,6 +397,7 @@ def train(
         data: The set that ``recipe.data`` names.
         device: ``cpu`` or ``cuda``.
         checkpoint: File that the run is saved to after every epoch, and goes on from if it is there.
+        origin: The commit of the code; a resumed run has those of all its parts.
         on_epoch: Called with every epoch, those of a resumed run's past included.
         abandon: Called with the history after every epoch; a reason ends the run there.
 
@@ -392,7 +407,7 @@ def train(
     Raises:
         StudyError: recipe, data, device and checkpoint don't fit together, or memory ran out.
     """
-    trainer = Trainer(recipe, data, torch.device(device))
+    trainer = Trainer(recipe, data, torch.device(device), origin)
     if checkpoint is not None and checkpoint.exists():
         trainer.load(checkpoint)
     for past in trainer.history:
@@ -423,6 +438,7 @@ def train(
         recipe=recipe,
         device=trainer.device,
         model=trainer.model,
+        origins=trainer.origins,
         history=trainer.history,
         outcome=outcome,
         scores={} if outcome.startswith("diverged") else trainer.final_scores(),

@@ -133,6 +133,7 @@ def pretend(errors: Callable[[Recipe], list[float]]) -> Callable[..., Result]:
         *,
         device: str,
         checkpoint: Path,
+        origin: str,
         on_epoch: Callable[[Epoch], None],
         abandon: Callable[[list[Epoch]], str | None],
     ) -> Result:
@@ -143,7 +144,7 @@ def pretend(errors: Callable[[Recipe], list[float]]) -> Callable[..., Result]:
             on_epoch(past[-1])
             outcome = outcome or abandon(past)
         cost = {"train_seconds": 1.0, "evaluate_seconds": 1.0, "peak_memory_bytes": 1.0}
-        return Result(recipe, torch.device(device), nn.Sequential(), past, outcome or "completed", {}, cost)
+        return Result(recipe, torch.device(device), nn.Sequential(), [origin], past, outcome or "completed", {}, cost)
 
     return train
 

@@ -37,6 +37,7 @@ def ended(recipe: Recipe) -> Result:
         recipe=recipe,
         device=torch.device("cpu"),
         model=nn.Sequential(),
+        origins=["abc", "def"],
         history=[EPOCH, replace(EPOCH, epoch=1, loss=0.1 + 0.2)],
         outcome="completed",
         scores={"test_error": 0.875},
@@ -354,6 +355,10 @@ def test_a_cpu_whose_kernel_tells_no_model_is_named_all_the_same(monkeypatch: py
 
 def test_provenance_has_the_beginning_in_utc(record: Record) -> None:
     assert record["provenance"]["begun"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_provenance_has_all_commits_of_a_resumed_run(record: Record) -> None:
+    assert record["provenance"]["commits"] == ["abc", "def"]
 
 
 def test_a_run_on_a_cpu_has_no_cuda_version(record: Record) -> None:

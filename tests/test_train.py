@@ -783,7 +783,7 @@ def test_a_checkpoint_with_an_altered_weight_is_refused(recipe: Recipe, small: D
 
 
 @pytest.mark.parametrize(
-    "part", ["model", "optimiser", "generators", "dropout", "history", "seconds", "digest", "recipe"]
+    "part", ["model", "optimiser", "generators", "dropout", "history", "seconds", "digest", "recipe", "origins"]
 )
 def test_a_checkpoint_that_lacks_a_part_is_refused(
     recipe: Recipe, small: Dataset, checkpoint: Path, part: str
@@ -1071,3 +1071,18 @@ def test_on_a_gpu_a_resumed_run_with_dropout_goes_on_with_the_same_masks(
         train(recipe, small, device="cuda", checkpoint=path, on_epoch=stop_after(1))
     ended = train(recipe, small, device="cuda", checkpoint=path)
     assert [e.loss for e in ended.history] == pytest.approx([e.loss for e in whole.history], rel=1e-3)
+
+
+def test_a_resumed_run_has_the_commits_of_both_its_parts(recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
+    train(replace(recipe, epochs=2), small, checkpoint=tmp_path / "run.pt", origin="first")
+    again = train(replace(recipe, epochs=2), small, checkpoint=tmp_path / "run.pt", origin="second")
+    assert again.origins == ["first", "second"]
+
+
+def test_a_checkpoint_of_another_torch_is_not_continued(recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    train(replace(recipe, epochs=2), small, checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"written by": "torch 1.0 on cpu, format 1"}, path)
+    with pytest.raises(StudyError, match=r"written by torch 1\.0 on cpu"):
+        train(replace(recipe, epochs=2), small, checkpoint=path)
