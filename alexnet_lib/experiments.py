@@ -369,7 +369,9 @@ def perform(task: Task, session: Session) -> Record | None:
     def on_epoch(epoch: Epoch) -> None:
         if not session.quiet:
             print(epoch_line(task.label, epoch), flush=True)
-        if session.over(1.5 * epoch.seconds):
+        # A worker outlives a parent that was killed; going on would race with the run that takes its place.
+        parent = multiprocessing.parent_process()
+        if session.over(1.5 * epoch.seconds) or (parent is not None and not parent.is_alive()):
             raise OutOfTime
 
     def give_up(history: list[Epoch]) -> str | None:

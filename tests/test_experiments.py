@@ -794,3 +794,16 @@ def test_runs_recorded_elsewhere_count_as_done(tmp_path: Path, monkeypatch: pyte
     write(tmp_path / "published", [record(RELU, [0.2], rate=RELU.recipe.rate)])
     left = pending("tiny", "smoke", tmp_path / "own", tmp_path / "published")
     assert [task.recipe.seed for task in left] == [1]
+
+
+def test_a_worker_whose_parent_was_killed_stops_at_its_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: Session
+) -> None:
+    class Gone:
+        def is_alive(self) -> bool:
+            return False
+
+    monkeypatch.setattr(experiments.multiprocessing, "parent_process", Gone)
+    task = experiments.Task("tiny", "smoke", "relu-tiny", TINY, search=False)
+    assert experiments.perform(task, quiet) is None
+    assert (tmp_path / "cache" / f"{TINY.id}.pt").exists()
