@@ -75,14 +75,14 @@ def _declare_train(part: argparse.ArgumentParser) -> None:
 def _train(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from alexnet_lib import data, experiments, train
+    from alexnet_lib import data, runner, train
 
     recipe = Recipe.parse({"net": options.net, "data": options.data, **_fields(options.set)})
     bar = tqdm(total=recipe.epochs, unit="epoch", disable=not sys.stderr.isatty(), leave=False)
 
     def on_epoch(epoch: train.Epoch) -> None:
         bar.update()
-        tqdm.write(experiments.epoch_line(recipe.net, epoch), file=sys.stdout)
+        tqdm.write(runner.epoch_line(recipe.net, epoch), file=sys.stdout)
 
     with bar:
         result = train.train(
@@ -154,19 +154,19 @@ def _named(options: argparse.Namespace) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from alexnet_lib import experiments, records
+    from alexnet_lib import records, runner
 
     names = _named(options)
-    options.device = options.device or experiments.device_for(options.scale)
+    options.device = options.device or runner.device_for(options.scale)
     device = _device(options)
     deadline = None if options.budget is None else time.time() + _seconds(options.budget)
-    jobs = experiments.places_for(device) if options.jobs is None else options.jobs
+    jobs = runner.places_for(device) if options.jobs is None else options.jobs
     if jobs < 1:
         raise StudyError(f"--jobs {jobs}: take 1 or more")
     also = records.PUBLISHED if options.pending else None
-    session = experiments.Session(device=device, folder=_out(options), deadline=deadline, also=also)
-    with experiments.workers(device, jobs) as executor:
-        for record in experiments.run(names, options.scale, session, executor, jobs):
+    session = runner.Session(device=device, folder=_out(options), deadline=deadline, also=also)
+    with runner.workers(device, jobs) as executor:
+        for record in runner.run(names, options.scale, session, executor, jobs):
             print(
                 f"recorded {record['id']}  {record['experiment']}  {record['arm']}  {record['outcome']}", flush=True
             )
@@ -181,13 +181,9 @@ def _seconds(text: str) -> float:
 
 
 def _pending(options: argparse.Namespace) -> None:
-    from alexnet_lib import experiments, records
+    from alexnet_lib import records, runner
 
-    tasks = [
-        task
-        for name in _named(options)
-        for task in experiments.pending(name, options.scale, _out(options), records.PUBLISHED)
-    ]
+    tasks = runner.pending(_named(options), options.scale, _out(options), records.PUBLISHED)
     for task in tasks:
         search = "  (search for the rate)" if task.search else ""
         print(f"{task.recipe.id}  {task.experiment}  {task.label}{search}")
@@ -265,10 +261,10 @@ def _declare_bench(part: argparse.ArgumentParser) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from alexnet_lib import bench, experiments
+    from alexnet_lib import bench, runner
 
     # A process like those that train: both loops get the same settings of the memory allocator.
-    with experiments.workers("cpu", 1) as executor:
+    with runner.workers("cpu", 1) as executor:
         print(executor.submit(bench.report, options.data, rounds=options.rounds).result())
 
 

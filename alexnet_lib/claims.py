@@ -16,8 +16,8 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from alexnet_lib import experiments, models, records
-from alexnet_lib.experiments import ArmResult
+from alexnet_lib import evidence, experiments, models, records
+from alexnet_lib.evidence import ArmResult
 from alexnet_lib.recipes import StudyError
 
 CLAIMS = records.PROJECT / "data" / "claims.yml"
@@ -252,7 +252,7 @@ def _row(claim: Claim, scale: str, runs: Path | None) -> dict[str, Any]:
                 "verdict": "reproduced" if low <= value <= high else "contradicted",
             }
     elif claim["id"] in JUDGES and scale in claim["test"]:
-        found = experiments.results(claim["experiment"], scale, runs)
+        found = evidence.results(claim["experiment"], scale, runs)
         estimate, judged = judge(claim, found, scale)
         hours = cost_hours(records.read(runs, experiment=claim["experiment"], scale=scale))
         row |= {

@@ -3,7 +3,7 @@
 A network is a plain ``nn.Sequential`` of named layers; the function that builds it reads like the layer
 table of its source: the paper (``P §3.5``), the 2012 release (``layers-145.cfg`` is the paper's net), the
 example layers of cuda-convnet (``layers-19pct.cfg`` and its siblings), or torchvision. Each layer with
-weights carries what its file says about them: see :class:`LayerSetting`.
+weights carries what its file says about them: see :class:`~alexnet_lib.layers.LayerSetting`.
 """
 
 from __future__ import annotations
@@ -16,161 +16,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet_lib.layers import (
+    ACTIVATIONS,
+    Activation,
+    CrossMapNorm,
+    LocallyConnected,
+    SameMapNorm,
+    WeightLayer,
+    conv,
+    linear,
+    local,
+    setting_of,
+    weight_layers,
+)
 from alexnet_lib.recipes import INITS, StudyError, unknown
-
-Activation = Callable[[], nn.Module]
-
-ACTIVATIONS: dict[str, Activation] = {"relu": nn.ReLU, "tanh": nn.Tanh}
-
-
-class CrossMapNorm(nn.Module):
-    """Local response normalisation over neighbouring maps (P §3.3).
-
-    ``b[i] = a[i] / (k + alpha * sum(a[j]**2 for j from i - size//2 to i + size//2)) ** beta``, for odd
-    ``size``; the sum ends at the first and last map of a tower: no tower sees the other's maps.
-
-    ``alpha`` is the factor of each term, as the paper prints it. The 2012 code divides its file's value by
-    ``size`` first, and so does ``torch.nn.LocalResponseNorm``, whose alpha is ``size`` times the one here.
-    For size 5: the paper as printed is 1e-4 here, 5e-4 there; the 2012 code is 1e-4/5 here, 1e-4 there.
-
-    Shapes: float (N, maps, H, W) in and out; ``towers`` divides ``maps``; dtype and memory format are kept.
-    """
-
-    def __init__(self, size: int, alpha: float, beta: float, k: float, towers: int = 1) -> None:
-        super().__init__()
-        self.size, self.alpha, self.beta, self.k, self.towers = size, alpha, beta, k, towers
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x``."""
-        wide = _wide(x)
-        sums = torch.cat([self._window_sums(tower) for tower in wide.square().chunk(self.towers, 1)], 1)
-        return (wide * _inverse_power(self.k + self.alpha * sums, self.beta)).to(x.dtype)
-
-    def _window_sums(self, squares: Tensor) -> Tensor:
-        # Shifted slices of one padded tensor: torch.compile fuses them and the division into one kernel.
-        padded = F.pad(squares, (0, 0, 0, 0, self.size // 2, self.size // 2))
-        sums = padded.narrow(1, 0, squares.shape[1])
-        for shift in range(1, self.size):
-            sums = sums + padded.narrow(1, shift, squares.shape[1])
-        return sums
-
-
-class SameMapNorm(nn.Module):
-    """Response normalisation over a ``size`` x ``size`` window of one map (``rnorm`` of the 2012 release).
-
-    As :class:`CrossMapNorm`, the sum taken over the window; pixels outside the map count as zero. ``alpha``
-    is the factor of each term: the file's ``scale`` over ``size**2``. The paper does not mention this layer.
-
-    Shapes: float (N, maps, H, W) in and out; dtype and memory format are kept.
-    """
-
-    def __init__(self, size: int, alpha: float, beta: float, k: float) -> None:
-        super().__init__()
-        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x``."""
-        wide = _wide(x)
-        sums = F.avg_pool2d(wide.square(), self.size, 1, self.size // 2, divisor_override=1)
-        return (wide * _inverse_power(self.k + self.alpha * sums, self.beta)).to(x.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    # Squares summed in bf16 would add a rounding error as large as the one of the format itself.
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _inverse_power(x: Tensor, beta: float) -> Tensor:
-    if beta == 0.75:  # every net's; on a CPU a compiled norm is four times faster with roots than with pow
-        root = x.rsqrt()
-        return root * root.sqrt()
-    return x**-beta
-
-
-class LocallyConnected(nn.Module):
-    """A convolution of stride 1 that shares no weights and biases between positions (``local`` in the files).
-
-    ``map_size`` is the side S of the square input maps. Shapes: float (N, in_maps, S, S) to (N, maps, T, T)
-    with T = S + 2 * padding - kernel + 1; weight (T*T, in_maps * kernel**2, maps), bias (T*T, 1, maps).
-    """
-
-    def __init__(self, in_maps: int, maps: int, kernel: int, map_size: int, padding: int) -> None:
-        super().__init__()
-        self.kernel_size, self.stride, self.padding = kernel, 1, padding
-        self.out_size = map_size + 2 * padding - kernel + 1
-        self.weight = nn.Parameter(torch.empty(self.out_size**2, in_maps * kernel**2, maps))
-        self.bias = nn.Parameter(torch.empty(self.out_size**2, 1, maps))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Give each position the response of its own filters."""
-        patches = F.unfold(x, self.kernel_size, padding=self.padding).permute(2, 0, 1)
-        maps = torch.baddbmm(self.bias, patches, self.weight)
-        return maps.permute(1, 2, 0).reshape(x.shape[0], -1, self.out_size, self.out_size)
-
-
-@dataclass(frozen=True)
-class LayerSetting:
-    """What a network's file says about the parameters of one layer.
-
-    ``std``: standard deviation of the initial weights; ``bias``: initial value of the biases; ``decay``:
-    coefficient in ``v <- m*v - eps*(decay*w + gradient)`` (P §5), for the weights only.
-    """
-
-    std: float
-    bias: float
-    decay: float
-
-
-WeightLayer = nn.Conv2d | nn.Linear | LocallyConnected
-
-
-def conv(
-    in_maps: int,
-    maps: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    groups: int = 1,
-    std: float,
-    bias: float = 0.0,
-    decay: float,
-) -> nn.Conv2d:
-    """Make a convolution; ``groups=2`` keeps each tower to its own half of the maps."""
-    layer = nn.Conv2d(in_maps, maps, kernel, stride, padding, groups=groups)
-    vars(layer)["setting"] = LayerSetting(std, bias, decay)
-    return layer
-
-
-def linear(inputs: int, outputs: int, *, std: float, bias: float = 0.0, decay: float) -> nn.Linear:
-    """Make a fully-connected layer."""
-    layer = nn.Linear(inputs, outputs)
-    vars(layer)["setting"] = LayerSetting(std, bias, decay)
-    return layer
-
-
-def local(
-    in_maps: int, maps: int, kernel: int, *, map_size: int, padding: int, std: float, bias: float = 0.0, decay: float
-) -> LocallyConnected:
-    """Make a locally connected layer."""
-    layer = LocallyConnected(in_maps, maps, kernel, map_size, padding)
-    vars(layer)["setting"] = LayerSetting(std, bias, decay)
-    return layer
-
-
-def setting_of(layer: WeightLayer) -> LayerSetting:
-    """Return the setting of a layer made by :func:`conv`, :func:`linear` or :func:`local`."""
-    setting = vars(layer)["setting"]
-    assert isinstance(setting, LayerSetting)
-    return setting
-
-
-def weight_layers(net: nn.Module) -> list[tuple[str, WeightLayer]]:
-    """List the layers with weights by name, the input's side first."""
-    return [(name, layer) for name, layer in net.named_modules() if isinstance(layer, WeightLayer)]
 
 
 def _max_pool() -> nn.Module:
@@ -214,8 +75,8 @@ def _cifar_19pct(classes: int, act: Activation) -> nn.Sequential:
     return _cifar_conv(act, fc4=linear(1024, classes, std=0.01, decay=3.0))
 
 
-def _cifar_18pct(classes: int, act: Activation) -> nn.Sequential:
-    return _cifar_conv(act, norm=True, fc4=linear(1024, classes, std=0.01, decay=1.0))
+def _cifar_18pct(classes: int, act: Activation, *, norm: bool = True) -> nn.Sequential:
+    return _cifar_conv(act, norm=norm, fc4=linear(1024, classes, std=0.01, decay=1.0))
 
 
 def _cifar_local(classes: int, act: Activation, *, norm: bool, maps3: int, decay5: float) -> nn.Sequential:
@@ -242,8 +103,8 @@ def _cifar_13pct(classes: int, act: Activation) -> nn.Sequential:
     return _cifar_local(classes, act, norm=False, maps3=32, decay5=0.004)
 
 
-def _cifar_11pct(classes: int, act: Activation) -> nn.Sequential:
-    return _cifar_local(classes, act, norm=True, maps3=64, decay5=0.01)
+def _cifar_11pct(classes: int, act: Activation, *, norm: bool = True) -> nn.Sequential:
+    return _cifar_local(classes, act, norm=norm, maps3=64, decay5=0.01)
 
 
 DECAY = 5e-4
@@ -466,8 +327,22 @@ NETS: dict[str, Net] = {
         Net("cifar-26pct", "cuda-convnet, layers-80sec.cfg", 32, 10, _cifar_26pct),
         Net("cifar-19pct", "cuda-convnet, layers-19pct.cfg", 32, 10, _cifar_19pct),
         Net("cifar-18pct", "cuda-convnet, layers-18pct.cfg", 32, 10, _cifar_18pct),
+        Net(
+            "cifar-18pct-no-lrn",
+            "as cifar-18pct, without its norms",
+            32,
+            10,
+            functools.partial(_cifar_18pct, norm=False),
+        ),
         Net("cifar-13pct", "cuda-convnet, layers-conv-local-13pct.cfg", 24, 10, _cifar_13pct),
         Net("cifar-11pct", "cuda-convnet, layers-conv-local-11pct.cfg", 24, 10, _cifar_11pct),
+        Net(
+            "cifar-11pct-no-lrn",
+            "as cifar-11pct, without its norms",
+            24,
+            10,
+            functools.partial(_cifar_11pct, norm=False),
+        ),
         Net("alexnet-code2012", "2012 release, layers-145.cfg", 224, 1000, _alexnet_code2012),
         Net("alexnet-one-tower", "torchvision, alexnet", 224, 1000, _alexnet_one_tower),
         *(

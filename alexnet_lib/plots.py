@@ -16,7 +16,7 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from alexnet_lib.claims import Estimate
-from alexnet_lib.experiments import ArmResult, crossing
+from alexnet_lib.evidence import ArmResult, crossing
 
 RELU, TANH = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion
 ACTIVATIONS = {"relu": ("ReLU", RELU, "-"), "tanh": ("tanh", TANH, "--")}

@@ -30,6 +30,7 @@ PRECISIONS = ("float32", "tf32", "bf16")
 INPUTS = ("raw", "unit")
 INITS = ("file", "variance")
 ACTIVATIONS = ("relu", "tanh")
+PLACES = ("random", "centre")
 COLOURS = ("none", "printed", "coded", "lighting")
 
 
@@ -52,7 +53,9 @@ class Recipe:
     inputs: str = "raw"
     """``raw``: 0..255 minus the per-pixel mean (P §2); ``unit``: the same over its standard deviation."""
     crop: int = 0
-    """Side of the random training crops in pixels, and of the test views; 0 takes the whole image."""
+    """Side of the training crops in pixels, and of the test views; 0 takes the whole image."""
+    places: str = "random"
+    """Where the training crops are cut: ``random`` (P §4.1), or all from the ``centre``."""
     flip: bool = False
     """Reflect each training image horizontally with probability 1/2 (P §4.1)."""
     colour: str = "none"
@@ -115,6 +118,7 @@ class Recipe:
             ("inputs", INPUTS),
             ("init", INITS),
             ("colour", COLOURS),
+            ("places", PLACES),
             ("activation", ACTIVATIONS),
         ):
             if getattr(self, name) not in known:

@@ -9,18 +9,20 @@ import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from alexnet_lib.data import Dataset
 from alexnet_lib.recipes import Recipe, StudyError
@@ -190,6 +192,51 @@ def read(folder: Path | None = None, *, experiment: str = "*", scale: str | None
             if scale in (None, record["scale"]):
                 found.setdefault((record["experiment"], record["scale"], record["id"]), record)
     return list(found.values())
+
+
+def kept_file(run: str, folder: Path | None = None) -> Path:
+    """Return the file of what is kept of a run's network: ``data/filters`` for published runs, else beside them."""
+    home = runs_folder(folder)
+    return (home.parent if home == PUBLISHED else home) / "filters" / f"{run}.safetensors"
+
+
+def keep(run: str, tensors: Mapping[str, Tensor], folder: Path | None = None) -> str:
+    """Write tensors of a run's network beside its record, all of them or nothing; return the file's sha256.
+
+    Raises:
+        StudyError: the package safetensors is missing, or the file could not be written.
+    """
+    try:
+        from safetensors.torch import save
+    except ImportError:
+        raise StudyError("this run keeps tensors of its network: install the package safetensors") from None
+    path, content = kept_file(run, folder), save(dict(tensors))
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise StudyError(f"{path} was not written ({error}): free some space, or choose another folder") from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def kept(record: Record, folder: Path | None = None) -> dict[str, Tensor]:
+    """Return what is kept of a recorded run's network, by name.
+
+    Raises:
+        StudyError: the record keeps nothing, or the file is missing or not the one that the run wrote.
+    """
+    from safetensors.torch import load
+
+    path = kept_file(record["id"], folder)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StudyError(f"run {record['id']} kept its tensors in {path}: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != record.get("kept"):
+        raise StudyError(f"{path} is not what run {record['id']} wrote: take the file that came with the record")
+    return load(content)
 
 
 def _check(record: Any) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_lib import augment, models
+from alexnet_lib import augment, layers, models
 from alexnet_lib.data import Dataset
 from alexnet_lib.evaluate import Inputs, autocast, error_rate, view_probabilities
 from alexnet_lib.recipes import Recipe, StudyError
@@ -58,6 +58,8 @@ class Result:
     outcome: str
     scores: dict[str, float]
     cost: dict[str, float]
+    probabilities: Tensor | None = None
+    """Of the test images, (N, classes), mean over the views; None where the run diverged."""
 
 
 class PaperSGD(torch.optim.Optimizer):
@@ -91,9 +93,9 @@ class PaperSGD(torch.optim.Optimizer):
 def optimiser(model: nn.Module, recipe: Recipe) -> PaperSGD:
     """Return the recipe's optimiser: each weight with its layer's decay, biases with their rate and no decay."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
-    for _, layer in models.weight_layers(model):
+    for _, layer in layers.weight_layers(model):
         assert layer.bias is not None
-        groups.setdefault((recipe.rate, models.setting_of(layer).decay * recipe.decay), []).append(layer.weight)
+        groups.setdefault((recipe.rate, layers.setting_of(layer).decay * recipe.decay), []).append(layer.weight)
         groups.setdefault((recipe.rate * recipe.bias_rate, 0.0), []).append(layer.bias)
     return PaperSGD(
         [{"params": p, "start": rate, "rate": rate, "decay": decay} for (rate, decay), p in groups.items()],
@@ -192,8 +194,7 @@ class Trainer:
         """
         train, device = self.data.train, self.device
         order = torch.randperm(len(train), generator=self.order).to(device)
-        border = self.data.image_size - self.inputs.size
-        places = augment.offsets(len(train), border, self.places).to(device) if self.recipe.crop else None
+        places = self._corners(len(train)) if self.recipe.crop else None
         flips = augment.flips(len(train), self.flips).to(device) if self.recipe.flip else None
         shifts = self._colour_shifts(len(train))
         for start in range(0, len(train), self.recipe.batch):
@@ -208,6 +209,13 @@ class Trainer:
                 if self.recipe.colour == "coded":
                     inputs = inputs / 1.1
             yield inputs, train.labels[rows]
+
+    def _corners(self, count: int) -> Tensor:
+        """Return the upper left corners of one epoch's crops, (count, 2)."""
+        border = self.data.image_size - self.inputs.size
+        if self.recipe.places == "centre":
+            return torch.full((count, 2), border // 2, device=self.device)
+        return augment.offsets(count, border, self.places).to(self.device)
 
     def _colour_shifts(self, count: int) -> Tensor | None:
         """Draw one epoch's colour noise in units of the inputs, (count, 3), or None where there is none.
@@ -259,8 +267,11 @@ class Trainer:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def final_scores(self) -> dict[str, float]:
-        """Return the error rates at the end: of one view, and of five and ten where the recipe crops (P §4.1)."""
+    def final_scores(self) -> tuple[dict[str, float], Tensor]:
+        """Return the error rates at the end and the mean probabilities of the test images over all views.
+
+        Errors of one view, and of five and ten where the recipe crops (P §4.1).
+        """
         last, labels = self.history[-1], self.data.test.labels
         which = "corners" if self.recipe.crop else "centre"
         seen = view_probabilities(
@@ -273,7 +284,7 @@ class Trainer:
         for suffix, mean in found.items():
             scores[f"test_error{suffix}"] = error_rate(mean, labels)
             scores[f"test_error_top5{suffix}"] = error_rate(mean, labels, k=min(5, mean.shape[1]))
-        return scores
+        return scores, mean
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; a crash on the way leaves the old one as it was."""
@@ -434,6 +445,7 @@ def train(
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise StudyError(f"out of memory on {device} with batches of {recipe.batch}: take smaller ones") from error
+    scores, probabilities = ({}, None) if outcome.startswith("diverged") else trainer.final_scores()
     return Result(
         recipe=recipe,
         device=trainer.device,
@@ -441,7 +453,8 @@ def train(
         origins=trainer.origins,
         history=trainer.history,
         outcome=outcome,
-        scores={} if outcome.startswith("diverged") else trainer.final_scores(),
+        scores=scores,
+        probabilities=probabilities,
         cost={
             **{f"{name}_seconds": seconds for name, seconds in trainer.seconds.items()},
             "peak_memory_bytes": float(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_lib import data, records
-from alexnet_lib.experiments import crossing
+from alexnet_lib.evidence import crossing
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
 from alexnet_lib.train import Epoch, Result, train

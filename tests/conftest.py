@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet_lib import data, models, records
+from alexnet_lib import data, layers, models, records
 from alexnet_lib.data import Dataset, Split
 from alexnet_lib.recipes import Recipe
 
@@ -55,15 +55,15 @@ def marked() -> Dataset:
     return Dataset("marked", train, test, ("even", "odd"), data.digest(train, test))
 
 
-def _tiny(classes: int, act: models.Activation, dropout: float) -> nn.Sequential:
+def _tiny(classes: int, act: layers.Activation, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
-            conv1=models.conv(3, 4, 5, stride=4, std=0.1, decay=0.01),
+            conv1=layers.conv(3, 4, 5, stride=4, std=0.1, decay=0.01),
             act1=act(),
             pool1=nn.AdaptiveAvgPool2d(4),
             flatten=nn.Flatten(),
             drop1=nn.Dropout(dropout),
-            fc2=models.linear(4 * 4 * 4, classes, std=0.1, decay=1.0),
+            fc2=layers.linear(4 * 4 * 4, classes, std=0.1, decay=1.0),
         )
     )
 

@@ -33,7 +33,7 @@ from studies import (
 )
 from torch import nn
 
-from alexnet_lib import experiments, models, records
+from alexnet_lib import experiments, layers, models, records
 from alexnet_lib import train as training
 from alexnet_lib.experiments import Arm, Session, abandon, crossing, pending, results, search, study
 from alexnet_lib.recipes import Recipe, StudyError
@@ -710,8 +710,8 @@ def test_no_arm_is_regularised(laptop: dict[str, Arm], name: str) -> None:
 
 
 def test_no_arm_normalises_responses(laptop: dict[str, Arm]) -> None:
-    layers = [layer for arm in laptop.values() for layer in models.outline(arm.recipe.net).modules()]
-    assert not any(isinstance(layer, models.CrossMapNorm | models.SameMapNorm) for layer in layers)
+    found = [layer for arm in laptop.values() for layer in models.outline(arm.recipe.net).modules()]
+    assert not any(isinstance(layer, layers.CrossMapNorm | layers.SameMapNorm) for layer in found)
 
 
 def test_every_arm_trains_on_cifar10_to_a_quarter_of_errors_or_eighty_epochs(laptop: dict[str, Arm]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from alexnet_lib import models
+from alexnet_lib import layers, models
 from alexnet_lib import train as training
 from alexnet_lib.data import Dataset
 from alexnet_lib.evaluate import Inputs
@@ -984,8 +984,8 @@ class Hungry(nn.Module):
 def test_a_run_that_is_out_of_memory_says_which_batches_were_tried(
     recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
-    def hungry(classes: int, act: models.Activation) -> nn.Sequential:
-        top = models.linear(3072, classes, std=0.1, decay=0.0)
+    def hungry(classes: int, act: layers.Activation) -> nn.Sequential:
+        top = layers.linear(3072, classes, std=0.1, decay=0.0)
         return nn.Sequential(Hungry(error), nn.Flatten(), top)
 
     monkeypatch.setitem(models.NETS, "hungry", models.Net("hungry", "tests", 32, 10, hungry))

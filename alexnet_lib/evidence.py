@@ -1,0 +1,176 @@
+"""What the records say about an experiment: the rate that an arm's search has chosen, and the runs it has so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from alexnet_lib import records
+from alexnet_lib.experiments import Arm, arms
+from alexnet_lib.recipes import Recipe
+from alexnet_lib.records import Record
+
+GRID_STEP = 2.0
+"""A grid of learning rates is extended by this factor while its best rate is its first or last."""
+MOST_RATES = 8
+"""Rates after which the search ends for an arm that learns at none."""
+
+
+def crossing(history: Sequence[dict[str, Any]], target: float, key: str = "train_error") -> float | None:
+    """Return after how many epochs ``key`` came down to ``target``, interpolated, or None where it never did.
+
+    The error of the n-th epoch stands at n epochs, as Figure 1 draws it; the line starts at the first epoch.
+    """
+    before = None
+    for number, epoch in enumerate(history, 1):
+        error = epoch[key]
+        if error <= target:
+            return float(number) if before is None else number - (target - error) / (before - error)
+        before = error
+    return None
+
+
+def _merit(record: Record) -> tuple[float, float]:
+    """Return what the search for a rate minimises.
+
+    Epochs to the recipe's target, then the last training error; the last test error, of the holdout, where a recipe
+    has no target.
+    """
+    target = record["recipe"]["target_error"]
+    if record["outcome"] != "completed":
+        return math.inf, math.inf
+    if target is None:
+        return math.inf, record["history"][-1]["test_error"]
+    reached = crossing(record["history"], target)
+    return math.inf if reached is None else reached, record["history"][-1]["train_error"]
+
+
+def search(arm: Arm, found: Mapping[str, Record]) -> tuple[float | None, list[Recipe]]:
+    """Return the arm's chosen rate, once its grid is done, and the recipes of the grid that still lack a record.
+
+    The grid is the arm's own, extended by ``GRID_STEP`` beyond its best rate as long as that is at its edge; where no
+    rate learns, downwards while all diverge and upwards while all still guess, to ``MOST_RATES`` rates. An arm that
+    learns at none of them has no rate. ``found``: the records at hand by id.
+    """
+    if not arm.rates:
+        return arm.recipe.rate, []
+    rates = list(arm.rates)
+    while True:
+        grid = {rate: replace(arm.recipe, rate=rate) for rate in rates}
+        missing = [recipe for recipe in grid.values() if recipe.id not in found]
+        if missing:
+            return None, missing
+        outcomes = [found[recipe.id]["outcome"] for recipe in grid.values()]
+        if "completed" not in outcomes:
+            diverged = [outcome.startswith("diverged") for outcome in outcomes]
+            if len(rates) >= MOST_RATES or (any(diverged) and not all(diverged)):
+                return None, []
+            rates.append(min(rates) / GRID_STEP if all(diverged) else max(rates) * GRID_STEP)
+            continue
+        best = min(rates, key=lambda rate: _merit(found[grid[rate].id]))
+        if len(arm.rates) == 1 or min(rates) < best < max(rates):
+            return best, []
+        rates.append(best * GRID_STEP if best == max(rates) else best / GRID_STEP)
+
+
+def abandon(history: Sequence[dict[str, Any]], rivals: Iterable[Record]) -> str | None:
+    """Return why a run of the rate search can't win any more, or None.
+
+    It ends when a finished rival with another rate needed no more epochs than it has had already, when (from the
+    eighth epoch on) it is behind where the fastest rival stood after half as many, or when after 20 epochs it
+    still guesses: more than 85 % errors.
+    """
+    done = len(history)
+    if done == 0:
+        return None
+    if done >= 20 and history[-1]["train_error"] > 0.85:
+        return "abandoned: still above 85 % training error after 20 epochs"
+    finished = [record for record in rivals if math.isfinite(_merit(record)[0])]
+    if not finished:
+        return None
+    rival = min(finished, key=_merit)
+    name = f"rate {rival['recipe']['rate']:g}"
+    if _merit(rival)[0] <= done:
+        return f"abandoned: {name} reached the target in {_merit(rival)[0]:.2f} epochs"
+    if done >= 8 and history[-1]["train_error"] > rival["history"][done // 2 - 1]["train_error"]:
+        return f"abandoned: after {done} epochs behind {name} after {done // 2}"
+    return None
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm and the records it has so far."""
+
+    arm: Arm
+    rate: float | None
+    """The chosen learning rate; None while its search has not ended."""
+    runs: dict[int, Record]
+    """The runs at the chosen rate, by seed."""
+    grid: list[Record]
+    """The runs of the search, by rising rate; the chosen rate's run is among them."""
+    searching: bool
+    """Whether runs of the search are still to come."""
+
+    @property
+    def state(self) -> str:
+        """Say what the search for the rate has come to."""
+        if self.rate is not None:
+            return f"{self.rate:g}"
+        return "not chosen yet" if self.searching else "none: learns at no rate tried"
+
+    def epochs_to_target(self, key: str = "train_error") -> dict[int, float]:
+        """Return by seed how many epochs ``key`` took to the recipe's target; the cap where it never did.
+
+        A run that ended below its target before ``key`` came down to it (the reading after the epoch can lag) is
+        left out.
+        """
+        target, cap = self.arm.recipe.target_error, self.arm.recipe.epochs
+        assert target is not None
+        found = {seed: crossing(run["history"], target, key) for seed, run in self.runs.items()}
+        reached = {seed: epochs for seed, epochs in found.items() if epochs is not None}
+        return reached | dict.fromkeys(self.capped(key), float(cap))
+
+    def capped(self, key: str = "train_error") -> list[int]:
+        """Return the seeds whose run went on to its cap without ``key`` coming down to the target."""
+        target, cap = self.arm.recipe.target_error, self.arm.recipe.epochs
+        assert target is not None
+        return [
+            seed
+            for seed, run in self.runs.items()
+            if crossing(run["history"], target, key) is None and len(run["history"]) >= cap
+        ]
+
+
+def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str, ArmResult]:
+    """Return what the records hold for every arm of an experiment at a scale, by the arm's name.
+
+    A run counts for every arm that asks for its recipe, whichever experiment trained it.
+    """
+    recorded = {record["id"]: record for record in records.read(folder, scale=scale)}
+    outcome = {}
+    for arm in arms(experiment, scale):
+        rate, missing = search(arm, recorded)
+        recipes = [] if rate is None else [replace(arm.recipe, rate=rate, seed=seed) for seed in range(arm.seeds)]
+        outcome[arm.name] = ArmResult(
+            arm=arm,
+            rate=rate,
+            runs={recipe.seed: recorded[recipe.id] for recipe in recipes if recipe.id in recorded},
+            grid=sorted(
+                rivals(arm.recipe, recorded.values()) if arm.rates else [],
+                key=lambda record: record["recipe"]["rate"],
+            ),
+            searching=bool(missing),
+        )
+    return outcome
+
+
+def rivals(recipe: Recipe, recorded: Iterable[Record]) -> list[Record]:
+    """Return the records whose recipe differs from ``recipe`` in nothing but its rate, if at all."""
+
+    def but_rate(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**Recipe.parse(values).resolved(), "rate": None}
+
+    return [record for record in recorded if but_rate(record["recipe"]) == but_rate(recipe.resolved())]
