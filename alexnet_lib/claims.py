@@ -7,44 +7,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 from scipy import stats
 
-from alexnet_lib import evidence, experiments, models, records
+from alexnet_lib import effects, evidence, experiments, models, records
+from alexnet_lib.effects import Results
+from alexnet_lib.estimates import (
+    CONFIDENCE,
+    Estimate,
+    estimate,
+    show,
+    show_bootstrap,
+    show_detectable,
+    show_interval,
+)
 from alexnet_lib.evidence import ArmResult
 from alexnet_lib.recipes import StudyError
 
 CLAIMS = records.PROJECT / "data" / "claims.yml"
-CONFIDENCE = 0.95
 NOT_TESTED = "not tested at this scale"
 VERDICTS = ("reproduced", "direction reproduced", "inconclusive", "contradicted", NOT_TESTED)
 
 Claim = Mapping[str, Any]
-Results = Mapping[str, ArmResult]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval; ``at_least`` marks a lower bound, from runs that stopped at their cap."""
-
-    mean: float
-    low: float
-    high: float
-    values: tuple[float, ...]
-    """One value a seed, in the order of the seeds."""
-    at_least: bool = False
-    note: str = ""
-
-    @property
-    def n(self) -> int:
-        """Number of pairs of seeds."""
-        return len(self.values)
 
 
 def load(path: Path = CLAIMS) -> list[Claim]:
@@ -64,110 +53,72 @@ def load(path: Path = CLAIMS) -> list[Claim]:
     return claims  # type: ignore[no-any-return]
 
 
-# --- Statistics -----------------------------------------------------------------------------------------------
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % t-interval of the mean; infinitely wide for a single value."""
-    if len(values) < 2:
-        return -math.inf, math.inf
-    mean, error = float(np.mean(values)), float(stats.sem(values))
-    half = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    return mean - half, mean + half
-
-
-def paired_ratio(upper: Mapping[int, float], lower: Mapping[int, float]) -> Estimate | None:
-    """Return the geometric mean of ``upper / lower`` over the seeds that both have, or None without any.
-
-    The interval is the t-interval of the logarithms, carried back.
-    """
-    seeds = sorted(upper.keys() & lower.keys())
-    if not seeds:
-        return None
-    logs = [math.log(upper[seed] / lower[seed]) for seed in seeds]
-    low, high = interval(logs)
-    return Estimate(
-        mean=math.exp(float(np.mean(logs))),
-        low=math.exp(low),
-        high=math.exp(high),
-        values=tuple(math.exp(value) for value in logs),
-    )
-
-
-def verdict(claim: Claim, estimate: Estimate, scale: str) -> str:
+def verdict(claim: Claim, found: Estimate, scale: str) -> str:
     """Return the verdict on an effect by the claim's rule.
 
     An interval that excludes no effect in the paper's direction reproduces the direction. It reproduces the claim
     where the scale tests the paper's own number (``number_at``) and the interval holds it or the mean lies in the
     band; a lower bound can't show that.
     """
+    if claim["unit"] == "per cent":
+        return _level(claim, found)
     null = 1.0 if claim["unit"] == "ratio" else 0.0
-    toward = "higher" if estimate.low > null else "lower" if estimate.high < null else None
+    toward = "higher" if found.low > null else "lower" if found.high < null else None
     if toward is None:
         return "inconclusive"
     if toward != claim["better"]:
         return "contradicted"
     if claim["paper"] is None:  # the direction is all that the paper claims
-        return "reproduced" if scale in claim["number_at"] and not estimate.at_least else "direction reproduced"
-    holds = estimate.low <= claim["paper"] <= estimate.high
-    inside = claim["band"] is not None and claim["band"][0] <= estimate.mean <= claim["band"][1]
-    if scale in claim["number_at"] and (holds or inside) and not estimate.at_least:
+        return "reproduced" if scale in claim["number_at"] and not found.at_least else "direction reproduced"
+    holds = found.low <= claim["paper"] <= found.high
+    inside = claim["band"] is not None and claim["band"][0] <= found.mean <= claim["band"][1]
+    if scale in claim["number_at"] and (holds or inside) and not found.at_least:
         return "reproduced"
     return "direction reproduced"
 
 
-# --- Figure 1 -------------------------------------------------------------------------------------------------
+def _level(claim: Claim, found: Estimate) -> str:
+    """Return the verdict on an error rate itself; lower than claimed is the paper's direction."""
+    low, high = claim["band"]
+    if found.low <= claim["paper"] <= found.high or low <= found.mean <= high:
+        return "reproduced"
+    if found.high < low:
+        return "direction reproduced"
+    return "contradicted" if found.low > high else "inconclusive"
 
 
-def speed_up(results: Results, setting: str, key: str = "train_error") -> Estimate | None:
-    """Return how many times the epochs of ReLU its tanh counterpart takes to 25 % training error (P §3.1).
-
-    ``setting``: an arm's name without its activation, e.g. ``2012``. ``key``: the reading of training error. A tanh
-    run that stopped at its cap counts with the cap, so that the ratio is a lower bound.
-    """
-    relu, tanh = results[f"relu-{setting}"], results[f"tanh-{setting}"]
-    estimate = paired_ratio(tanh.epochs_to_target(key), relu.epochs_to_target(key))
-    if estimate is None:
-        return None
-    return replace(
-        estimate,
-        at_least=bool(set(tanh.capped(key)) & relu.runs.keys()),
-        note="ReLU runs stopped at their cap" if set(relu.capped(key)) & tanh.runs.keys() else "",
-    )
-
-
-def settings(results: Results) -> list[str]:
-    """Return the settings of Figure 1's experiment in the order of its arms."""
-    return [name.removeprefix("relu-") for name in results if name.startswith("relu-")]
-
-
-def _open(results: Results, setting: str, estimate: Estimate | None, seeds: int) -> bool:
+def _open(results: Results, setting: str, found: Estimate | None, seeds: int) -> bool:
     """Return whether a setting can't be judged yet, or at all.
 
     So it is while fewer than ``seeds`` pairs, or fewer than the arms declare, have ended with a number, and where a
     ReLU run stopped at its cap, which makes the ratio neither a lower nor an upper bound.
     """
     relu = results[f"relu-{setting}"]
-    return estimate is None or estimate.n < max(seeds, relu.arm.seeds) or bool(relu.capped())
+    return found is None or found.n < max(seeds, relu.arm.seeds) or bool(relu.capped())
 
 
 def _six_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
     """Judge the ratio under the recipe of 2012."""
-    estimate = speed_up(results, "2012")
-    if estimate is None:
+    found = effects.speed_up(results, "2012")
+    if found is None:
         return None, NOT_TESTED
-    return estimate, "inconclusive" if _open(results, "2012", estimate, 5) else verdict(claim, estimate, scale)
+    return found, "inconclusive" if _open(results, "2012", found, 5) else verdict(claim, found, scale)
 
 
 def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
     """Judge the smallest ratio of all declared settings by the rule of several-fold."""
-    found = {setting: speed_up(results, setting) for setting in settings(results)}
-    ended = {setting: estimate for setting, estimate in found.items() if estimate is not None and estimate.n >= 3}
+    found = {setting: effects.speed_up(results, setting) for setting in effects.settings(results)}
+    ended = {setting: ratio for setting, ratio in found.items() if ratio is not None and ratio.n >= 3}
     if not ended:
         return None, NOT_TESTED
     setting, least = min(ended.items(), key=lambda item: item[1].mean)
-    least = replace(least, note=f"smallest of {len(ended)} of {len(found)} settings: {setting}")
-    if any(_open(results, name, estimate, 3) for name, estimate in found.items()):
+    # All settings must show it, so the weakest evidence is the claim's.
+    least = replace(
+        least,
+        note=f"smallest of {len(ended)} of {len(found)} settings: {setting}",
+        p=max(ratio.p or 0.0 for ratio in ended.values()),
+    )
+    if any(_open(results, name, ratio, 3) for name, ratio in found.items()):
         return least, "inconclusive"
     if all(e.low > claim["threshold"] for e in ended.values()):
         return least, "reproduced"
@@ -176,11 +127,102 @@ def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     return least, "contradicted" if any(e.high < 1 for e in ended.values()) else "inconclusive"
 
 
+def effect(claim: Claim, results: Results) -> Estimate | None:
+    """Return the estimate that a claim's entry ``effect`` describes."""
+    of = claim["effect"]
+    if "without" in of:
+        return effects.difference(results, of["with"], of["without"], of["metric"])
+    if of["arm"] not in results:
+        return None
+    return estimate(list(effects.by_seed(results[of["arm"]], of["metric"]).values()), claim["unit"])
+
+
+def _by_effect(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
+    """Judge an effect of one change, paired by seed, or a level."""
+    found = effect(claim, results)
+    of = claim["effect"]
+    arms = [results[of[side]] for side in ("with", "without", "arm") if of.get(side) in results]
+    return _ended(claim, found, scale, arms)
+
+
+def _ended(
+    claim: Claim, found: Estimate | None, scale: str, arms: Sequence[ArmResult]
+) -> tuple[Estimate | None, str]:
+    """Return the verdict once every run that ``arms`` declare in common has ended."""
+    if found is None:
+        return None, NOT_TESTED
+    if claim["unit"] == "per cent" and scale not in claim["number_at"]:
+        return found, NOT_TESTED  # a level of another schedule is printed, and not judged
+    if found.n < min(arm.arm.seeds for arm in arms):
+        return found, "inconclusive"
+    return found, verdict(claim, found, scale)
+
+
+def _doubles(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
+    """Judge the ratio of epochs with and without dropout."""
+    return _ended(claim, effects.slow_down(results), scale, [results["no-dropout"]])
+
+
+def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
+    """Judge the three convolutions together by the weakest effect."""
+    layers = ("no-conv3", "no-conv4", "no-conv5")
+    found = {layer: effects.difference(results, "base", layer) for layer in layers}
+    ended = {layer: points for layer, points in found.items() if points is not None}
+    if not ended:
+        return None, NOT_TESTED
+    layer, least = max(ended.items(), key=lambda item: item[1].mean)
+    least = replace(
+        least, note=f"smallest of {len(ended)} of 3: {layer}", p=max(points.p or 0.0 for points in ended.values())
+    )
+    if len(ended) < 3 or any(points.n < results[layer].arm.seeds for layer, points in ended.items()):
+        return least, "inconclusive"
+    verdicts = {verdict(claim, points, scale) for points in ended.values()}
+    return least, next(each for each in ("contradicted", "inconclusive", *VERDICTS[1::-1]) if each in verdicts)
+
+
+def _five_networks(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
+    """Judge what averaging five networks gains, over disjoint sets of five."""
+    base = results["base"]
+    found = estimate([together - alone for together, alone in effects.ensembles(base, 5)], "points")
+    if found is not None and found.n < base.arm.seeds // 5:
+        return found, "inconclusive"
+    return (None, NOT_TESTED) if found is None else (found, verdict(claim, found, scale))
+
+
+def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
+    """Judge the share of seeds in which the towers' colour selectivity differs more than random halves do."""
+    splits = effects.specialised(results["base"])
+    if not splits:
+        return None, NOT_TESTED
+    counts = [split.p < 1 - CONFIDENCE for split in splits.values()]
+    test = stats.binomtest(sum(counts), len(counts), 1 - CONFIDENCE, alternative="greater")
+    ci = stats.binomtest(sum(counts), len(counts)).proportion_ci(CONFIDENCE, method="exact")
+    found = Estimate(
+        mean=100 * sum(counts) / len(counts),
+        low=100 * float(ci.low),
+        high=100 * float(ci.high),
+        values=tuple(100.0 * count for count in counts),
+        unit="per cent",
+        p=float(test.pvalue),
+    )
+    if found.n < results["base"].arm.seeds:
+        return found, "inconclusive"
+    if all(counts) and found.low > 50:
+        return found, "reproduced"
+    if found.low > 100 * (1 - CONFIDENCE):
+        return found, "direction reproduced"
+    return found, "contradicted" if not any(counts) and found.high < 50 else "inconclusive"
+
+
 JUDGES: dict[str, Callable[[Claim, Results, str], tuple[Estimate | None, str]]] = {
     "relu-six-times-faster": _six_times,
     "relu-several-times-faster": _several_times,
+    "dropout-doubles-iterations": _doubles,
+    "depth": _depth,
+    "five-networks": _five_networks,
+    "towers-specialise": _towers_specialise,
 }
-"""How a claim's experiment gives estimate and verdict, by the claim's id."""
+"""How a claim's experiment gives estimate and verdict, by the claim's id, where its entry ``effect`` can't say it."""
 
 
 def judge(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
@@ -188,8 +230,8 @@ def judge(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, 
 
     The smoke scale shows that the machinery runs; its patterns are not the paper's question, so it has no verdict.
     """
-    estimate, found = JUDGES[claim["id"]](claim, results, scale)
-    return estimate, NOT_TESTED if scale == "smoke" else found
+    found, judged = JUDGES.get(claim["id"], _by_effect)(claim, results, scale)
+    return found, NOT_TESTED if scale == "smoke" else judged
 
 
 # --- Counts ---------------------------------------------------------------------------------------------------
@@ -219,14 +261,55 @@ def count(claim: str) -> float:
 def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
     """Return all claims with what the records of one scale say about them, a row each, in the paper's order.
 
-    Columns: id, section, claim, paper, log, ours, interval, n, scale, verdict, cost (core or GPU hours of the
-    claim's experiment), chapter; the four from ``ours`` on are empty text where nothing is measured.
+    Columns: id, section, claim, paper, log, ours, interval (t), bootstrap, n, p (of no effect, adjusted), detectable
+    (the smallest effect that an inconclusive design could have seen), scale, verdict, cost (core or GPU hours of the
+    claim's experiment), chapter; those from ``ours`` to ``detectable`` are empty text where nothing is measured.
+
+    ``p`` is adjusted for the false discovery rate (Benjamini and Hochberg) over the family of all claims of the
+    ledger that runs of this scale judge: of those below 0.05 at most 5 % are false, on average.
     """
     experiments.check_scale(scale)
-    return pd.DataFrame([_row(claim, scale, runs) for claim in load()])
+    found = {name: evidence.results(name, scale, runs) for name in experiments.EXPERIMENTS}
+    judged = {
+        claim["id"]: judge(claim, found[claim["experiment"]], scale)
+        for claim in load()
+        if claim["experiment"] and scale in claim["test"]
+    }
+    raw = {
+        name: result.p
+        for name, (result, what) in judged.items()
+        if result is not None and result.p is not None and what != NOT_TESTED
+    }
+    adjusted = dict(zip(raw, stats.false_discovery_control(list(raw.values())) if raw else [], strict=True))
+    hours = {
+        name: cost_hours([run for arm in results.values() for run in arm.all_runs]) for name, results in found.items()
+    }
+    rows = []
+    for claim in load():
+        row = _row(claim, scale)
+        if claim["id"] in judged:
+            row |= _measured(*judged[claim["id"]]) | {"cost": f"{hours[claim['experiment']]:.1f} h"}
+        if claim["id"] in adjusted:
+            row["p"] = f"{adjusted[claim['id']]:.2g}"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def _row(claim: Claim, scale: str, runs: Path | None) -> dict[str, Any]:
+def _measured(found: Estimate | None, judged: str) -> dict[str, str]:
+    """Return the columns that runs fill."""
+    if found is None:
+        return {"n": "0", "verdict": judged}
+    return {
+        "ours": show(found),
+        "interval": show_interval(found),
+        "bootstrap": show_bootstrap(found) if math.isfinite(found.bootstrap[0]) else "",
+        "n": str(found.n),
+        "detectable": show_detectable(found) if judged == "inconclusive" and found.unit != "per cent" else "",
+        "verdict": judged,
+    }
+
+
+def _row(claim: Claim, scale: str) -> dict[str, Any]:
     row = {
         "id": claim["id"],
         "section": claim["section"],
@@ -235,47 +318,25 @@ def _row(claim: Claim, scale: str, runs: Path | None) -> dict[str, Any]:
         "log": claim["log_text"] or "",
         "ours": "",
         "interval": "",
+        "bootstrap": "",
         "n": "",
+        "p": "",
+        "detectable": "",
         "scale": scale,
         "verdict": NOT_TESTED,
         "cost": "",
         "chapter": claim["chapter"] or "",
     }
-    if claim["metric"] == "count":
-        if claim["chapter"]:
-            value = count(claim["id"])
-            low, high = claim["band"]
-            row |= {
-                "ours": f"{value:.2f} %" if claim["unit"] == "per cent" else f"{value:,.0f}",
-                "interval": "exact",
-                "scale": "any",
-                "verdict": "reproduced" if low <= value <= high else "contradicted",
-            }
-    elif claim["id"] in JUDGES and scale in claim["test"]:
-        found = evidence.results(claim["experiment"], scale, runs)
-        estimate, judged = judge(claim, found, scale)
-        hours = cost_hours(records.read(runs, experiment=claim["experiment"], scale=scale))
+    if claim["metric"] == "count" and claim["chapter"]:
+        value = count(claim["id"])
+        low, high = claim["band"]
         row |= {
-            "n": str(estimate.n) if estimate else "0",
-            "verdict": judged,
-            "cost": f"{hours:.1f} h",
+            "ours": f"{value:.2f} %" if claim["unit"] == "per cent" else f"{value:,.0f}",
+            "interval": "exact",
+            "scale": "any",
+            "verdict": "reproduced" if low <= value <= high else "contradicted",
         }
-        if estimate:
-            row |= {"ours": show(estimate), "interval": show_interval(estimate)}
     return row
-
-
-def show(estimate: Estimate) -> str:
-    """Return a ratio as the ledger prints it, e.g. ``at least 5.1 x``."""
-    note = f" ({estimate.note})" if estimate.note else ""
-    return f"{'at least ' if estimate.at_least else ''}{estimate.mean:.2f} x{note}"
-
-
-def show_interval(estimate: Estimate) -> str:
-    """Return the interval as the ledger prints it: a dash where one seed gives none, no upper end of a bound."""
-    if estimate.n < 2:
-        return "-"
-    return f"{estimate.low:.2f} or more" if estimate.at_least else f"{estimate.low:.2f} to {estimate.high:.2f}"
 
 
 def cost_hours(runs: Sequence[records.Record]) -> float:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from alexnet_lib import records
 from alexnet_lib.experiments import Arm, arms
 from alexnet_lib.recipes import Recipe
@@ -113,6 +115,22 @@ class ArmResult:
     """The runs of the search, by rising rate; the chosen rate's run is among them."""
     searching: bool
     """Whether runs of the search are still to come."""
+    folder: Path | None = None
+    """Where the records were read."""
+
+    @property
+    def all_runs(self) -> list[Record]:
+        """The runs of the search and of the seeds, each once, by rising rate and seed."""
+        found = {run["id"]: run for run in [*self.grid, *self.runs.values()]}
+        return sorted(found.values(), key=lambda run: (run["recipe"]["rate"], run["seed"]))
+
+    def kept(self, seed: int) -> dict[str, Tensor]:
+        """Return what is kept of a run's network (``Arm.keep``), by name.
+
+        Raises:
+            StudyError: nothing is kept of it, or the file is missing or altered.
+        """
+        return records.kept(self.runs[seed], self.folder)
 
     @property
     def state(self) -> str:
@@ -163,6 +181,7 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
                 key=lambda record: record["recipe"]["rate"],
             ),
             searching=bool(missing),
+            folder=folder,
         )
     return outcome
 

@@ -30,7 +30,7 @@ class Arm:
     """Arms of a lower number are trained first."""
     keep: tuple[str, ...] = ()
     """What to keep of a trained network beside its record: ``conv1`` (its kernels), ``probabilities`` (of the test
-    images, mean over the views)."""
+    images, mean over the views), ``labels`` (the images')."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,20 @@ LENGTHS: dict[str, dict[str, Any]] = {
 which it doesn't in trainings this short: the cuts come late, and flatten the training error before the end."""
 
 
+BASE_SEEDS = {"smoke": 2, "laptop": 15, "gpu": 25}
+"""Runs of AlexNet-32 as it is: enough for three, or five, disjoint ensembles of five."""
+
+
 def _recipe32(scale: str, net: str = "alexnet32", **changes: Any) -> Recipe:
     """Return AlexNet-32's recipe at a scale (P §5; crops and flips of P §4.1), with changes."""
     return replace(Recipe(net=net, crop=24, flip=True, rate=RATE, **LENGTHS[scale]), **changes)
 
 
-def _base(scale: str, seeds: int) -> Arm:
+def _base(scale: str) -> Arm:
     """Return AlexNet-32 as it is: the arm that all experiments on it share, and so its runs."""
-    return Arm(name="base", recipe=_recipe32(scale), seeds=seeds, keep=("conv1", "probabilities"))
+    return Arm(
+        name="base", recipe=_recipe32(scale), seeds=BASE_SEEDS[scale], keep=("conv1", "probabilities", "labels")
+    )
 
 
 def _holdout(scale: str) -> tuple[Arm, ...]:
@@ -140,7 +146,7 @@ def _ablation(
             Arm(name=name, recipe=_recipe32(scale, **change), seeds=seeds, keep=keep)
             for name, change in changes.items()
         )
-        return (_base(scale, seeds), *changed)
+        return (_base(scale), *changed)
 
     return arms
 
@@ -163,7 +169,7 @@ def _lrn(scale: str) -> tuple[Arm, ...]:
     if scale == "gpu":
         whole = replace(local, crop=0, flip=False, epochs=140, cuts=(120, 130))
         recipes |= {name: replace(whole, net=f"cifar-{name}") for name in ("18pct", "18pct-no-lrn")}
-    arms += [Arm(name=name, recipe=recipe, seeds=arms[0].seeds) for name, recipe in recipes.items()]
+    arms += [Arm(name=name, recipe=recipe, seeds=arms[1].seeds) for name, recipe in recipes.items()]
     return tuple(arms)
 
 
@@ -171,7 +177,7 @@ def _ensembles(scale: str) -> tuple[Arm, ...]:
     """Return AlexNet-32 with members for several ensembles of five, and one trained as long as five of them."""
     if scale not in LENGTHS:
         return ()
-    base = _base(scale, {"smoke": 5, "laptop": 15, "gpu": 25}[scale])
+    base = _base(scale) if scale != "smoke" else replace(_base(scale), seeds=5)
     recipe = replace(base.recipe, epochs=5 * base.recipe.epochs, cuts=tuple(5 * cut for cut in base.recipe.cuts))
     seeds = {"smoke": 1, "laptop": 3, "gpu": 10}[scale]
     return base, Arm(name="five-times-longer", recipe=recipe, seeds=seeds, priority=2)

@@ -11,15 +11,19 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
-import pandas as pd
-from IPython.display import HTML
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from alexnet_lib.claims import Estimate
+from alexnet_lib.estimates import Estimate
 from alexnet_lib.evidence import ArmResult, crossing
+from alexnet_lib.filters import Split
 
-RELU, TANH = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion
-ACTIVATIONS = {"relu": ("ReLU", RELU, "-"), "tanh": ("tanh", TANH, "--")}
+BLUE, RED = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion
+LINES = ((BLUE, "-"), (RED, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("black", "--"))
+"""Colour and dashes of an arm's line, in the order of the arms."""
+ACTIVATIONS = {"relu": ("ReLU", BLUE, "-"), "tanh": ("tanh", RED, "--")}
 GREY = "#595959"
 STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
@@ -40,11 +44,6 @@ def setup() -> None:
 
     matplotlib.rcParams.update(STYLE)
     inline.set_matplotlib_formats("svg", metadata={"Date": None})  # type: ignore[no-untyped-call]
-
-
-def table(frame: pd.DataFrame) -> HTML:
-    """Return a table in the book's style, without its index."""
-    return HTML(frame.to_html(index=False, border=0, classes="study", justify="left"))  # type: ignore[no-untyped-call]
 
 
 def training_curves(results: Mapping[str, ArmResult], settings: Sequence[str], target: float) -> Figure:
@@ -109,26 +108,169 @@ def rate_grids(results: Mapping[str, ArmResult], settings: Sequence[str], target
     return figure
 
 
-def ratios(estimates: Mapping[str, Estimate | None], paper: float) -> Figure:
-    """Draw the ratio of epochs with its interval and every seed, a line a setting, beside the paper's number.
+def effects(estimates: Mapping[str, Estimate | None], paper: float | None, label: str) -> Figure:
+    """Draw effects with their intervals and every seed, a line each, beside the paper's number where it gives one.
 
-    The axis ends at 1/3 and 30; wider intervals run off it.
+    Ratios stand on a logarithmic axis from 1/3 to 30, which wider intervals run off; points on one around the seeds
+    and the paper's number.
     """
-    drawn = [(name, estimate) for name, estimate in estimates.items() if estimate is not None][::-1]
-    figure, panel = plt.subplots(figsize=(6.4, 1.3 + 0.5 * len(drawn)), layout="constrained")
-    for height, (_, estimate) in enumerate(drawn):
-        panel.plot(estimate.values, [height + 0.2] * estimate.n, "o", color=RELU, markersize=4, alpha=0.6)
-        panel.plot(estimate.mean, height, ">" if estimate.at_least else "D", color="black", markersize=6)
-        if estimate.n > 1:
-            high = estimate.mean if estimate.at_least else estimate.high  # a lower bound has no upper end
-            panel.plot([estimate.low, high], [height, height], color="black", linewidth=1.6)
-    panel.axvline(1, color=GREY, linewidth=0.8)
-    panel.axvline(paper, color="black", linewidth=0.8, linestyle=":")
-    panel.annotate("the paper", (paper, len(drawn) - 0.4), ha="center", va="bottom", annotation_clip=False)
+    drawn = [(name, found) for name, found in estimates.items() if found is not None][::-1]
+    ratio = any(found.unit == "ratio" for _, found in drawn)
+    figure, panel = plt.subplots(figsize=(6.8, 1.3 + 0.5 * max(1, len(drawn))), layout="constrained")
+    for height, (_, found) in enumerate(drawn):
+        panel.plot(found.values, [height + 0.2] * found.n, "o", color=BLUE, markersize=4, alpha=0.6)
+        panel.plot(found.mean, height, ">" if found.at_least else "D", color="black", markersize=6)
+        if found.n > 1:
+            high = found.mean if found.at_least else found.high  # a lower bound has no upper end
+            panel.plot([found.low, high], [height, height], color="black", linewidth=1.6)
+    panel.axvline(1 if ratio else 0, color=GREY, linewidth=0.8)
+    if paper is not None:
+        panel.axvline(paper, color="black", linewidth=0.8, linestyle=":")
+        panel.annotate("the paper", (paper, len(drawn) - 0.4), ha="center", va="bottom", annotation_clip=False)
     panel.set_yticks(range(len(drawn)), [name for name, _ in drawn])
-    panel.set_xscale("log")
-    ticks = (0.5, 1, 2, 3, 4, 6, 9, 15, 30)
-    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    panel.minorticks_off()
-    panel.set(xlabel="epochs to 25 % training error, tanh / ReLU", xlim=(1 / 3, 30), ylim=(-0.6, len(drawn) - 0.4))
+    if ratio:
+        panel.set_xscale("log")
+        ticks = (0.5, 1, 2, 3, 4, 6, 9, 15, 30)
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.minorticks_off()
+        panel.set_xlim(1 / 3, 30)
+    else:
+        reach = [0.0, *([] if paper is None else [paper]), *(value for _, found in drawn for value in found.values)]
+        margin = max(0.5, max(reach) - min(reach)) * 0.4
+        panel.set_xlim(min(reach) - margin, max(reach) + margin)
+    panel.set(xlabel=label, ylim=(-0.6, len(drawn) - 0.4))
+    if not drawn:
+        _no_run(panel)
+    return figure
+
+
+def curves(results: Mapping[str, ArmResult], names: Mapping[str, str] | None = None) -> Figure:
+    """Draw training and test error against epochs, side by side, every seed a line and an arm a colour.
+
+    Both of one view after the epoch, without augmentation and dropout. ``names``: the arms to draw -> their labels.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(9.0, 3.9), sharey=True, layout="constrained")
+    labels = names or {name: name for name in results}
+    for (name, label), (colour, line) in zip(labels.items(), LINES, strict=False):
+        for panel, key in zip(panels, ("train_error_after", "test_error"), strict=True):
+            for number, run in enumerate(results[name].runs.values()):
+                errors = [100 * epoch[key] for epoch in run["history"]]
+                panel.plot(
+                    range(1, len(errors) + 1),
+                    errors,
+                    line,
+                    color=colour,
+                    linewidth=1.0,
+                    alpha=0.8,
+                    label="" if number else f"{label}, n = {len(results[name].runs)}",
+                )
+    for panel, title in zip(panels, ("training images", "test images"), strict=True):
+        panel.set(title=title, xlabel="epochs", ylim=(0, None), xlim=(0, None))
+    panels[0].set_ylabel("error, %")
+    if panels[1].lines:
+        panels[1].legend(fontsize=9)
+    else:
+        _no_run(panels[0])
+    return figure
+
+
+def kernels(weights: Mapping[str, Sequence[Tensor]]) -> Figure:
+    """Draw first-layer kernels, a row of panels a label and a panel a network, tower 1 above tower 2 (P Figure 3).
+
+    ``weights``: label -> (maps, 3, height, width) for every network. Each kernel is stretched to the whole range of
+    grey levels by its own largest weight, so that zero is mid-grey.
+    """
+    rows, columns = max(1, len(weights)), max([1, *(len(some) for some in weights.values())])
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(1.9 * columns + 0.6, 1.15 * rows + 0.3), squeeze=False, layout="constrained"
+    )
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for row, (label, some) in zip(panels, weights.items(), strict=False):
+        for panel, each in zip(row, some, strict=False):
+            panel.imshow(_mosaic(each), interpolation="nearest")
+        row[0].set_title(label, fontsize=9)
+    if not any(weights.values()):
+        _no_run(panels[0][0])
+    return figure
+
+
+def _mosaic(weights: Tensor, across: int = 8) -> np.ndarray[Any, Any]:
+    """Lay kernels (maps, 3, side, side) out row by row: float (H, W, 3), white gaps, a wider one between towers."""
+    stretched = 0.5 + 0.5 * weights / weights.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30)
+    side = weights.shape[2]
+    down = -(-len(weights) // across)
+    tower = down // 2
+    image = np.ones((down * (side + 1) + 2, across * (side + 1) + 1, 3))
+    for number, kernel in enumerate(stretched.permute(0, 2, 3, 1).double().numpy()):
+        row, column = divmod(number, across)
+        top = 1 + row * (side + 1) + (2 if tower and row >= tower else 0)
+        image[top : top + side, 1 + column * (side + 1) :][:, :side] = kernel[: image.shape[0] - top]
+    return image
+
+
+def _no_run(panel: Axes) -> None:
+    panel.text(0.5, 0.5, "no run yet", ha="center", va="center", color=GREY, transform=panel.transAxes)
+
+
+def members(by_size: Mapping[int, Sequence[float]], beside: Mapping[str, Estimate | None]) -> Figure:
+    """Draw the error of averages against the number of networks averaged, and other networks' as dashed lines."""
+    figure, panel = plt.subplots(figsize=(6.8, 3.9), layout="constrained")
+    sizes = list(by_size)
+    if sizes:
+        low, high = (np.array([np.quantile(by_size[size], share) for size in sizes]) for share in (0.025, 0.975))
+        panel.fill_between(sizes, low, high, color=BLUE, alpha=0.2, linewidth=0)
+        panel.plot(sizes, [float(np.mean(by_size[size])) for size in sizes], "o-", color=BLUE, markersize=4)
+        panel.set_xticks(sizes)
+    else:
+        _no_run(panel)
+    for label, found in beside.items():
+        if found is not None:
+            panel.axhline(found.mean, color=RED, linestyle="--", linewidth=1.2)
+            panel.annotate(
+                f"{label}, n = {found.n}",
+                (0.99, found.mean),
+                ("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                color=RED,
+            )
+    panel.set(xlabel="networks averaged", ylabel="test error of ten views, %")
+    return figure
+
+
+def selectivity(splits: Mapping[str, Mapping[int, Split]]) -> Figure:
+    """Draw the colour selectivity of every kernel, a panel a network, a column a seed, a mark a tower."""
+    figure, panels = plt.subplots(
+        1,
+        max(1, len(splits)),
+        figsize=(3.6 * max(1, len(splits)), 3.6),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for panel, (name, by_seed) in zip(panels[0], splits.items(), strict=False):
+        for seed, split in by_seed.items():
+            halves = np.split(np.array(split.selectivity), 2)
+            for place, values, mark, colour in zip((-0.15, 0.15), halves, "ox", (BLUE, RED), strict=True):
+                panel.plot([seed + place] * len(values), values, mark, color=colour, markersize=4, alpha=0.7)
+        if not by_seed:
+            _no_run(panel)
+        panel.set(title=name, xlabel="seed", ylim=(0, 1))
+        panel.set_xticks(list(by_seed))
+    panels[0][0].set_ylabel("colour selectivity of a kernel")
+    return figure
+
+
+def holdout(arm: ArmResult) -> Figure:
+    """Draw the error on the holdout against epochs, a line a rate tried."""
+    figure, panel = plt.subplots(figsize=(6.8, 3.6), layout="constrained")
+    for run, (colour, line) in zip(arm.all_runs, LINES, strict=False):
+        errors = [100 * epoch["test_error"] for epoch in run["history"]]
+        panel.plot(range(1, len(errors) + 1), errors, line, color=colour, label=f"rate {run['recipe']['rate']:g}")
+    panel.set(xlabel="epochs", ylabel="error on the holdout, %", ylim=(0, None), xlim=(0, None))
+    if panel.lines:
+        panel.legend()
+    else:
+        _no_run(panel)
     return figure

@@ -197,7 +197,7 @@ def read(folder: Path | None = None, *, experiment: str = "*", scale: str | None
 def kept_file(run: str, folder: Path | None = None) -> Path:
     """Return the file of what is kept of a run's network: ``data/filters`` for published runs, else beside them."""
     home = runs_folder(folder)
-    return (home.parent if home == PUBLISHED else home) / "filters" / f"{run}.safetensors"
+    return (home.parent if home.resolve() == PUBLISHED.resolve() else home) / "filters" / f"{run}.safetensors"
 
 
 def keep(run: str, tensors: Mapping[str, Tensor], folder: Path | None = None) -> str:
@@ -217,6 +217,8 @@ def keep(run: str, tensors: Mapping[str, Tensor], folder: Path | None = None) ->
         partial.write_bytes(content)
         os.replace(partial, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise StudyError(f"{path} was not written ({error}): free some space, or choose another folder") from error
     return hashlib.sha256(content).hexdigest()
 

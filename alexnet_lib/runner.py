@@ -61,7 +61,8 @@ def pending(
                     task = Task(name, scale, arm.name, recipe, search=bool(missing), keep=arm.keep)
                     tasks.append(((arm.priority, recipe.seed), task))
     ordered = [task for _, task in sorted(tasks, key=lambda item: item[0])]
-    return list({task.recipe.id: task for task in reversed(ordered)}.values())[::-1]
+    first = {task.recipe.id: task for task in reversed(ordered)}
+    return [task for task in ordered if first[task.recipe.id] is task]
 
 
 def _recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record]:
@@ -143,18 +144,19 @@ def perform(task: Task, session: Session) -> Record | None:
         return None
     record = records.make(result, dataset, experiment=task.experiment, arm=task.arm, scale=task.scale, begun=begun)
     if task.keep and result.outcome == "completed":
-        record["kept"] = records.keep(record["id"], kept(result, task.keep), session.folder)
+        record["kept"] = records.keep(record["id"], kept(result, dataset, task.keep), session.folder)
     records.append(record, session.folder)
     checkpoint.unlink(missing_ok=True)
     return record
 
 
-def kept(result: Result, names: Sequence[str]) -> dict[str, Tensor]:
+def kept(result: Result, dataset: data.Dataset, names: Sequence[str]) -> dict[str, Tensor]:
     """Return the tensors of a trained network that its arm keeps (``Arm.keep``), by name, on the CPU."""
     assert result.probabilities is not None
     found = {
         "conv1": result.model.get_submodule("conv1").get_parameter("weight").detach(),
         "probabilities": result.probabilities.half(),
+        "labels": dataset.test.labels.to(torch.int16),
     }
     return {name: found[name].cpu().contiguous() for name in names}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib
 
-from alexnet_lib import experiments, plots, records
+from alexnet_lib import evidence, experiments, plots, records
 
 PICTURE = Path(__file__).parent / "static" / "figure1.svg"
 
@@ -15,7 +15,7 @@ PICTURE = Path(__file__).parent / "static" / "figure1.svg"
 def draw() -> bytes:
     """Return the picture: the same bytes from the same records."""
     matplotlib.use("svg")
-    results = experiments.results("relu_vs_tanh", "laptop", records.PUBLISHED)
+    results = evidence.results("relu_vs_tanh", "laptop", records.PUBLISHED)
     with matplotlib.rc_context(plots.STYLE):
         figure = plots.training_curves(results, ["2012", "modern"], experiments.TARGET)
         picture = io.BytesIO()

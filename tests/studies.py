@@ -15,9 +15,10 @@ from torch import nn
 
 from alexnet_lib import experiments, records
 from alexnet_lib.data import Dataset
-from alexnet_lib.experiments import Arm, Experiment, Task
+from alexnet_lib.experiments import Arm, Experiment
 from alexnet_lib.recipes import Recipe
 from alexnet_lib.records import Record
+from alexnet_lib.runner import Task
 from alexnet_lib.train import Epoch, Result
 
 TINY = Recipe(
@@ -35,12 +36,15 @@ ARMS = (
     Arm(name="relu-tiny", recipe=TINY, seeds=2, rates=(0.01, 0.02, 0.005)),
     Arm(name="tanh-tiny", recipe=replace(TINY, activation="tanh"), seeds=2, rates=(0.01, 0.02, 0.005)),
 )
+RELU, TANH = ARMS
+GRID = {0.01: 3.0, 0.02: 4.0, 0.005: 5.0}
+"""Epochs to the target of a whole search whose first rate is the best."""
 
 
-def add_experiment(monkeypatch: pytest.MonkeyPatch, arms: Sequence[Arm] = ARMS) -> None:
-    """Add an experiment ``tiny`` to the study, at scale ``smoke`` alone."""
-    tiny = Experiment("tiny", "A test's own", lambda scale: tuple(arms) if scale == "smoke" else ())
-    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", tiny)
+def add_experiment(monkeypatch: pytest.MonkeyPatch, arms: Sequence[Arm] = ARMS, name: str = "tiny") -> None:
+    """Add an experiment to the study, at scale ``smoke`` alone."""
+    added = Experiment(name, "A test's own", lambda scale: tuple(arms) if scale == "smoke" else ())
+    monkeypatch.setitem(experiments.EXPERIMENTS, name, added)
 
 
 def move_in(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
@@ -59,13 +63,15 @@ def falling(epochs: float, start: float = 0.9) -> list[float]:
     return [*before, 0.25 - 0.1 * (last - epochs)]
 
 
-def history(errors: Iterable[float], after: Sequence[float] | None = None) -> list[dict[str, Any]]:
-    """Return epochs with these training errors, as they stand in a record."""
+def history(
+    errors: Iterable[float], after: Sequence[float] | None = None, test: Sequence[float] | None = None
+) -> list[dict[str, Any]]:
+    """Return epochs with these training errors, as they stand in a record; the other errors are equal by default."""
     errors = list(errors)
-    readings = errors if after is None else after
+    readings, tests = (errors if given is None else given for given in (after, test))
     return [
-        asdict(Epoch(number, 2 * error, error, reading, error, 0.01, 1.0))
-        for number, (error, reading) in enumerate(zip(errors, readings, strict=True))
+        asdict(Epoch(number, 2 * error, error, reading, test_error, 0.01, 1.0))
+        for number, (error, reading, test_error) in enumerate(zip(errors, readings, tests, strict=True))
     ]
 
 
@@ -75,12 +81,13 @@ def record(
     *,
     outcome: str = "completed",
     after: Sequence[float] | None = None,
+    test: Sequence[float] | None = None,
     **changes: Any,
 ) -> Record:
     """Return the record that a run with these training errors would leave; ``changes`` are recipe fields."""
     of = task if isinstance(task, Task) else Task("tiny", "smoke", task.name, task.recipe, False)
     recipe = replace(of.recipe, **changes)
-    past = history(errors, after)
+    past = history(errors, after, test)
     return {
         "schema": records.SCHEMA,
         "id": recipe.id,
@@ -96,6 +103,11 @@ def record(
         "cost": {"train_seconds": 1800.0, "evaluate_seconds": 1800.0, "peak_memory_bytes": 1.0},
         "provenance": {"commit": "0" * 40, "dirty": False},
     }
+
+
+def runs_of(*parts: tuple[Arm, dict[float, float]]) -> list[Record]:
+    """Return seed-0 records: by arm, the epochs to the target at every rate."""
+    return [record(arm, falling(n), rate=rate) for arm, epochs in parts for rate, n in epochs.items()]
 
 
 def write(folder: Path, runs: Iterable[Record]) -> Path:

@@ -15,7 +15,7 @@ import yaml
 from scipy import stats
 from studies import figure1, write
 
-from alexnet_lib import claims, experiments
+from alexnet_lib import claims, evidence, experiments
 from alexnet_lib.claims import NOT_TESTED, Claim, Estimate, interval, paired_ratio, speed_up, verdict
 from alexnet_lib.recipes import StudyError
 
@@ -253,7 +253,7 @@ def test_where_the_paper_gives_a_direction_alone_the_direction_reproduces_the_cl
 
 def study(tmp_path: Path, epochs: dict[str, Sequence[float]]) -> claims.Results:
     write(tmp_path, figure1(epochs))
-    return experiments.results("relu_vs_tanh", "laptop", tmp_path)
+    return evidence.results("relu_vs_tanh", "laptop", tmp_path)
 
 
 def ratio_of(setting: str, ratio: float, seeds: int = 3, spread: float = 1.001) -> dict[str, list[float]]:

@@ -19,7 +19,7 @@ import torch
 from studies import ARMS, add_experiment, falling, figure1, move_in, pretend, record, write
 
 from alexnet_lib import __main__ as cli
-from alexnet_lib import bench, claims, data, experiments, notebooks, records
+from alexnet_lib import bench, claims, data, notebooks, records, runner
 from alexnet_lib.data import Dataset
 from alexnet_lib.recipes import Recipe
 from alexnet_lib.records import Record
@@ -59,8 +59,8 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Add an experiment of pretended runs; return the folder of the records."""
     move_in(monkeypatch, tmp_path)
     add_experiment(monkeypatch)
-    monkeypatch.setattr(experiments, "workers", lambda device, jobs: ThreadPoolExecutor(jobs))
-    monkeypatch.setattr(experiments, "train", pretend(lambda r: falling({0.01: 3.0}.get(r.rate, 4.0))))
+    monkeypatch.setattr(runner, "workers", lambda device, jobs: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(runner, "train", pretend(lambda r: falling({0.01: 3.0}.get(r.rate, 4.0))))
     return tmp_path / "runs"
 
 
@@ -268,7 +268,7 @@ def test_an_interrupted_session_says_what_is_kept(tell: Tell, monkeypatch: pytes
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiments, "run", interrupted)
+    monkeypatch.setattr(runner, "run", interrupted)
     told = tell("run tiny --jobs 1")
     assert told.code == 130
     assert told.err.startswith("interrupted: finished runs are recorded")
@@ -338,7 +338,7 @@ def test_claims_writes_the_whole_ledger_as_csv(tell: Tell, tmp_path: Path) -> No
 
 
 def test_bench_measures_the_named_set_as_often_as_told(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "workers", lambda device, jobs: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(runner, "workers", lambda device, jobs: ThreadPoolExecutor(jobs))
     monkeypatch.setattr(bench, "report", lambda name, rounds: f"{name}, {rounds} rounds")
     assert tell("bench --data synthetic:train=30 --rounds 2").out == "synthetic:train=30, 2 rounds\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_lib import layers, models
-from alexnet_lib.layers import CrossMapNorm, LayerSetting, LocallyConnected, SameMapNorm
+from alexnet_lib.layers import CrossMapNorm, LayerSetting, SameMapNorm
 from alexnet_lib.models import build, outline
 from alexnet_lib.recipes import StudyError
 
@@ -53,6 +53,8 @@ def paper() -> nn.Sequential:
         ("cifar-18pct", 89_578),
         ("cifar-13pct", 1_116_490),
         ("cifar-11pct", 2_112_970),
+        ("cifar-18pct-no-lrn", 89_578),
+        ("cifar-11pct-no-lrn", 2_112_970),
         ("alexnet-paper", 60_965_224),
         ("alexnet-code2012", 60_965_224),
         ("alexnet-one-tower", 61_100_840),
@@ -186,7 +188,8 @@ def test_the_editions_have_the_norm_constants_of_their_sources() -> None:
 
     assert norms("alexnet-paper") == [(5, 1e-4, 0.75, 2, 2)] * 2
     assert norms("alexnet-code2012") == [(5, 2e-5, 0.75, 2, 2)] * 2 + [(5, 4e-5, 0.75, 1, 0)]
-    for name in ("alexnet-one-tower", "cifar-26pct", "cifar-19pct", "cifar-13pct"):
+    without = ("alexnet-one-tower", "cifar-26pct", "cifar-19pct", "cifar-13pct")
+    for name in (*without, "cifar-11pct-no-lrn", "cifar-18pct-no-lrn"):
         assert norms(name) == []
     assert norms("cifar-11pct") == [(9, 1e-3 / 9, 0.75, 1, 1)] * 2
     assert norms("cifar-18pct") == [(3, 5e-5 / 9, 0.75, 1, 0)] * 2
@@ -241,118 +244,6 @@ def test_the_one_tower_edition_computes_what_torchvision_computes() -> None:
     image = noise(1, 3, 224, 224, dtype=torch.float32)
     with torch.no_grad():
         assert torch.allclose(ours(image), theirs.eval()(image), atol=1e-6)
-
-
-# --- layers -----------------------------------------------------------------------------------------------
-
-
-def cross_map_loop(x: Tensor, size: int, alpha: float, beta: float, k: float, towers: int) -> Tensor:
-    """P §3.3, one element at a time."""
-    images, maps, height, width = x.shape
-    per_tower = maps // towers
-    out = []
-    for n, i, y, z in itertools.product(range(images), range(maps), range(height), range(width)):
-        first = i // per_tower * per_tower
-        total = x.new_zeros(())
-        for j in range(max(first, i - size // 2), min(first + per_tower - 1, i + size // 2) + 1):
-            total = total + x[n, j, y, z] ** 2
-        out.append(x[n, i, y, z] / (k + alpha * total) ** beta)
-    return torch.stack(out).view_as(x)
-
-
-def same_map_loop(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    images, maps, height, width = x.shape
-    out = []
-    for n, i, y, z in itertools.product(range(images), range(maps), range(height), range(width)):
-        total = x.new_zeros(())
-        for down, right in itertools.product(range(-(size // 2), size // 2 + 1), repeat=2):
-            if 0 <= y + down < height and 0 <= z + right < width:
-                total = total + x[n, i, y + down, z + right] ** 2
-        out.append(x[n, i, y, z] / (k + alpha * total) ** beta)
-    return torch.stack(out).view_as(x)
-
-
-def value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    x = x.clone().requires_grad_()
-    value = function(x)
-    (gradient,) = torch.autograd.grad(value, x, noise(*value.shape, seed=1))
-    return value.detach(), gradient
-
-
-@pytest.mark.parametrize("towers", [1, 2])
-@pytest.mark.parametrize(("size", "beta"), [(5, 0.75), (9, 0.75), (3, 0.5)])
-def test_the_cross_map_norm_equals_the_papers_formula_in_value_and_gradient(
-    size: int, beta: float, towers: int
-) -> None:
-    x = noise(2, 8, 2, 3)
-    ours = value_and_gradient(CrossMapNorm(size, 0.3, beta, 2.0, towers), x)
-    loop = value_and_gradient(lambda a: cross_map_loop(a, size, 0.3, beta, 2.0, towers), x)
-    torch.testing.assert_close(ours, loop, rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize(("size", "beta"), [(5, 0.75), (3, 0.75), (3, 0.5)])
-def test_the_same_map_norm_equals_its_formula_in_value_and_gradient(size: int, beta: float) -> None:
-    x = noise(2, 2, 6, 7)
-    ours = value_and_gradient(SameMapNorm(size, 0.3, beta, 1.0), x)
-    loop = value_and_gradient(lambda a: same_map_loop(a, size, 0.3, beta, 1.0), x)
-    torch.testing.assert_close(ours, loop, rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize(("alpha", "torch_alpha"), [(1e-4, 5e-4), (1e-4 / 5, 1e-4)])
-def test_each_reading_of_alpha_is_torchs_alpha_over_the_window_size(alpha: float, torch_alpha: float) -> None:
-    x = 50 * noise(2, 12, 3, 3)
-    theirs = nn.LocalResponseNorm(5, alpha=torch_alpha, beta=0.75, k=2.0)
-    torch.testing.assert_close(CrossMapNorm(5, alpha, 0.75, 2.0)(x), theirs(x), rtol=1e-13, atol=1e-13)
-
-
-def test_norms_inside_the_towers_change_only_the_maps_beside_the_seam() -> None:
-    x = 50 * noise(1, 96, 2, 2)
-    apart = CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2)(x)
-    across = CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=1)(x)
-    differ = (apart != across).flatten(2).any(2).nonzero()[:, 1].tolist()
-    assert differ == [46, 47, 48, 49]
-
-
-@pytest.mark.parametrize("norm", [CrossMapNorm(5, 1e-4, 0.75, 2.0, 2), SameMapNorm(3, 1e-4, 0.75, 1.0)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_norms_keep_bf16_and_channels_last(norm: nn.Module, layout: torch.memory_format) -> None:
-    x = (50 * noise(2, 8, 5, 5)).to(torch.bfloat16).to(memory_format=layout)
-    out = norm(x)
-    assert out.dtype == torch.bfloat16
-    assert layout is torch.contiguous_format or out.is_contiguous(memory_format=layout)
-    # Right to the last bit that bf16 has: only the result is rounded.
-    torch.testing.assert_close(out.double(), norm(x.double()), rtol=2**-8, atol=0)
-
-
-@pytest.mark.parametrize(("kernel", "padding", "side"), [(3, 1, 4), (3, 0, 5), (1, 0, 3)])
-def test_a_local_layer_gives_each_position_its_own_filters(kernel: int, padding: int, side: int) -> None:
-    layer = LocallyConnected(2, 3, kernel, side, padding).double()
-    with torch.no_grad():
-        layer.weight.copy_(noise(*layer.weight.shape, seed=1))
-        layer.bias.copy_(noise(*layer.bias.shape, seed=2))
-    x = noise(2, 2, side, side)
-    padded = F.pad(x, (padding,) * 4)
-    out = layer(x)
-    assert out.shape == (2, 3, layer.out_size, layer.out_size)
-    for n, y, z, o in itertools.product(range(2), range(layer.out_size), range(layer.out_size), range(3)):
-        position = y * layer.out_size + z
-        patch = padded[n, :, y : y + kernel, z : z + kernel].flatten()
-        expected = patch @ layer.weight[position, :, o] + layer.bias[position, 0, o]
-        assert math.isclose(out[n, o, y, z].item(), expected.item(), rel_tol=1e-12, abs_tol=1e-13)
-
-
-def test_a_local_layer_with_equal_filters_everywhere_is_a_convolution_in_value_and_gradient() -> None:
-    layer = LocallyConnected(2, 3, 3, 6, 1).double()
-    filters, x = noise(3, 2, 3, 3, seed=1), noise(2, 2, 6, 6)
-    with torch.no_grad():
-        layer.weight.copy_(filters.flatten(1).T.expand_as(layer.weight))
-        layer.bias.fill_(0.5)
-
-    def convolve(images: Tensor) -> Tensor:
-        return F.conv2d(images, filters, torch.full((3,), 0.5, dtype=torch.float64), padding=1)
-
-    ours, shared = value_and_gradient(layer, x), value_and_gradient(convolve, x)
-    torch.testing.assert_close(ours, shared, rtol=1e-12, atol=1e-13)
 
 
 # --- initial values ---------------------------------------------------------------------------------------
@@ -538,6 +429,59 @@ def test_towers_apart_do_not_see_each_other_before_the_last_layer() -> None:
     half = before.shape[1] // 2
     assert torch.equal(before[:, half:], after[:, half:])
     assert not torch.equal(before[:, :half], after[:, :half])
+
+
+WITHOUT = [
+    ("cifar-11pct", "cifar-11pct-no-lrn", CrossMapNorm),
+    ("cifar-18pct", "cifar-18pct-no-lrn", SameMapNorm),
+    ("alexnet32", "alexnet32-no-lrn", CrossMapNorm),
+    ("alexnet32", "alexnet32-no-dropout", nn.Dropout),
+]
+
+
+@pytest.mark.parametrize(("name", "without", "kind"), WITHOUT)
+def test_a_net_without_one_kind_of_layer_has_all_the_others(name: str, without: str, kind: type[nn.Module]) -> None:
+    whole = table(name)
+    assert sum(row.kind == kind.__name__ for row in whole.values()) == 2
+    assert [row for row in whole.values() if row.kind != kind.__name__] == list(table(without).values())
+
+
+@pytest.mark.parametrize(("name", "without"), [(name, without) for name, without, _ in WITHOUT])
+def test_a_net_without_one_kind_of_layer_starts_and_decays_as_the_whole_one(name: str, without: str) -> None:
+    def settings(net: str) -> list[LayerSetting]:
+        return [layers.setting_of(layer) for _, layer in layers.weight_layers(outline(net))]
+
+    assert settings(without) == settings(name)
+
+
+@pytest.mark.parametrize(("name", "without"), [(name, without) for name, without, _ in WITHOUT])
+def test_a_net_without_one_kind_of_layer_has_the_weights_of_the_whole_one(name: str, without: str) -> None:
+    whole, part = (build(net, generator=seeded(3)).state_dict() for net in (name, without))
+    assert whole.keys() == part.keys()
+    assert all(torch.equal(whole[key], part[key]) for key in whole)
+
+
+def test_the_miniature_with_the_coded_alpha_differs_in_the_norms_factor_alone() -> None:
+    def norms(net: str) -> list[tuple[float, ...]]:
+        found = [layer for layer in outline(net) if isinstance(layer, CrossMapNorm)]
+        return [(norm.size, norm.alpha, norm.beta, norm.k, norm.towers) for norm in found]
+
+    assert norms("alexnet32") == [(5, 1e-4, 0.75, 2, 2)] * 2
+    assert norms("alexnet32-code-lrn") == [(5, 1e-4 / 5, 0.75, 2, 2)] * 2
+    assert table("alexnet32") == table("alexnet32-code-lrn")
+
+
+@pytest.mark.parametrize(("suffix", "bias"), [("-bias0.1", 0.1), ("-bias0", 0.0)])
+def test_the_miniature_with_other_biases_has_them_where_the_paper_has_ones(suffix: str, bias: float) -> None:
+    def settings(net: str) -> dict[str, LayerSetting]:
+        return {name: layers.setting_of(layer) for name, layer in layers.weight_layers(outline(net))}
+
+    expected = {
+        name: replace(setting, bias=bias) if setting.bias == 1 else setting
+        for name, setting in settings("alexnet32").items()
+    }
+    assert settings(f"alexnet32{suffix}") == expected
+    assert table(f"alexnet32{suffix}") == table("alexnet32")
 
 
 def test_leaving_out_conv3_makes_the_towers_meet_in_conv4() -> None:

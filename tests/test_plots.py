@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from studies import falling, figure1, record, write
 
-from alexnet_lib import claims, experiments, plots
+from alexnet_lib import claims, evidence, experiments, plots
 from alexnet_lib.claims import Estimate, Results
-from alexnet_lib.experiments import Task
+from alexnet_lib.runner import Task
 
 RELU = {0: 4.0, 1: 5.5}
 TANH = {0: 20.0, 1: 30.25}
@@ -35,7 +35,7 @@ def _drawing() -> Iterator[None]:
 
 def study(folder: Path, epochs: dict[str, Sequence[float]]) -> Results:
     write(folder, figure1(epochs))
-    return experiments.results("relu_vs_tanh", "laptop", folder)
+    return evidence.results("relu_vs_tanh", "laptop", folder)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def searched(tmp_path: Path) -> Results:
         record(task, [0.5] * 10, rate=double, outcome="abandoned: a test's"),
         record(task, [0.9] * 3, rate=2 * double, outcome="diverged: a test's"),
     ]
-    return experiments.results("relu_vs_tanh", "laptop", write(tmp_path, runs))
+    return evidence.results("relu_vs_tanh", "laptop", write(tmp_path, runs))
 
 
 def test_the_rates_that_reached_the_target_stand_at_their_epochs(searched: Results) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import errno
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet_lib import records
 from alexnet_lib.data import Dataset
@@ -324,6 +326,104 @@ def test_the_record_is_on_the_disk_before_append_returns(record: Record, monkeyp
     monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
     path = records.append(record)
     assert sizes == [path.stat().st_size]
+
+
+# --- what is kept of a network -----------------------------------------------------------------------------------
+
+KERNELS = {"conv1": torch.arange(96.0).view(2, 3, 4, 4), "probabilities": torch.full((5, 10), 0.1).half()}
+
+
+@pytest.fixture
+def keeping(record: Record) -> Record:
+    """A record whose tensors are kept."""
+    return {**record, "kept": records.keep(record["id"], KERNELS)}
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(
+        ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name]) for name in ours
+    )
+
+
+def test_kept_tensors_are_read_back_as_they_were(keeping: Record) -> None:
+    assert same(records.kept(keeping), KERNELS)
+
+
+def test_kept_tensors_lie_beside_the_records_in_a_file_of_the_run_s_name(keeping: Record, tmp_path: Path) -> None:
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.safetensors")] == [
+        f"runs/filters/{keeping['id']}.safetensors"
+    ]
+
+
+@pytest.mark.parametrize("name", ["data/runs", "{}/data/runs"])
+def test_kept_tensors_of_published_runs_lie_beside_their_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "data" / "runs")
+    records.keep("0" * 16, KERNELS, Path(name.format(tmp_path)))
+    assert (tmp_path / "data" / "filters" / f"{'0' * 16}.safetensors").exists()
+
+
+def test_keeping_returns_the_sum_of_the_file(keeping: Record) -> None:
+    assert keeping["kept"] == hashlib.sha256(records.kept_file(keeping["id"]).read_bytes()).hexdigest()
+
+
+def test_a_record_with_kept_tensors_is_read_back_as_it_was(keeping: Record) -> None:
+    records.append(keeping)
+    assert records.read() == [keeping]
+
+
+def test_kept_tensors_that_are_missing_are_an_error_that_names_file_and_run(keeping: Record) -> None:
+    path = records.kept_file(keeping["id"])
+    path.unlink()
+    with pytest.raises(StudyError, match=f"run {keeping['id']} kept its tensors in {path}"):
+        records.kept(keeping)
+
+
+@pytest.mark.parametrize("place", [0, 10, -1])
+def test_kept_tensors_with_an_altered_byte_are_refused(keeping: Record, place: int) -> None:
+    path = records.kept_file(keeping["id"])
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StudyError, match=f"{path.name} is not what run {keeping['id']} wrote"):
+        records.kept(keeping)
+
+
+def test_the_whole_file_of_another_run_is_refused(keeping: Record) -> None:
+    records.keep(keeping["id"], {"conv1": KERNELS["conv1"] + 1})
+    with pytest.raises(StudyError, match="is not what run"):
+        records.kept(keeping)
+
+
+def test_a_record_that_keeps_nothing_is_refused_whatever_file_is_there(keeping: Record) -> None:
+    del keeping["kept"]
+    with pytest.raises(StudyError):
+        records.kept(keeping)
+
+
+@pytest.mark.parametrize("room", [0, 1, 100, 400])
+def test_a_disk_that_fills_leaves_nothing_of_the_kept_tensors(
+    tmp_path: Path, largest_file: Callable[[int], AbstractContextManager[None]], room: int
+) -> None:
+    with largest_file(room), pytest.raises(StudyError, match=r"safetensors was not written .*free some space"):
+        records.keep("0" * 16, KERNELS)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_disk_that_fills_leaves_an_older_file_as_it_was(
+    keeping: Record, largest_file: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with largest_file(100), pytest.raises(StudyError):
+        records.keep(keeping["id"], {"conv1": KERNELS["conv1"] + 1})
+    assert same(records.kept(keeping), KERNELS)
+
+
+def test_without_the_package_safetensors_keeping_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(StudyError, match="install the package safetensors"):
+        records.keep("0" * 16, KERNELS)
 
 
 # --- provenance --------------------------------------------------------------------------------------------------

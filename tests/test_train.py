@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from alexnet_lib import layers, models
 from alexnet_lib import train as training
 from alexnet_lib.data import Dataset
-from alexnet_lib.evaluate import Inputs
+from alexnet_lib.evaluate import Inputs, view_probabilities
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.train import Epoch, PaperSGD, Result, Trainer, check_device, optimiser, train
 
@@ -287,6 +287,40 @@ def test_an_image_is_cut_at_another_place_in_the_next_epoch(cropped: Watch) -> N
     assert sum(epochs[0][number] == epochs[1][number] for number in range(20)) < 5
 
 
+@pytest.fixture
+def central(recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor]) -> Watch:
+    """As ``cropped``, every crop cut from the centre."""
+    watch = Watch(replace(recipe, crop=24, flip=True, places="centre"), marked, pixels)
+    watch.trainer.epoch()
+    watch.trainer.epoch()
+    return watch
+
+
+def test_crops_from_the_centre_are_all_cut_there(central: Watch) -> None:
+    assert set(places(torch.cat(central.trained)).values()) == {(4, 4)}
+
+
+@pytest.mark.parametrize("crop", [24, 25, 32])
+def test_training_crops_from_the_centre_are_what_evaluation_sees(
+    recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor], crop: int
+) -> None:
+    watch = Watch(replace(recipe, crop=crop, places="centre"), marked, pixels)
+    watch.trainer.epoch()
+    assert torch.equal(torch.cat(watch.trained), torch.cat(watch.evaluated)[watch.numbers()])
+
+
+def test_arms_with_random_and_central_crops_meet_the_images_in_the_same_order(cropped: Watch, central: Watch) -> None:
+    assert central.numbers() == cropped.numbers()
+
+
+def test_arms_with_random_and_central_crops_reflect_the_same_images(cropped: Watch, central: Watch) -> None:
+    def reflected(watch: Watch) -> list[bool]:
+        images = torch.cat(watch.trained)
+        return (images[:, 0, 0, 2] > images[:, 0, -1, 2]).tolist()
+
+    assert reflected(central) == reflected(cropped)
+
+
 def test_some_images_are_reflected_and_some_are_not(cropped: Watch) -> None:
     images = torch.cat(cropped.trained)
     assert set((images[:, 0, 0, 2] > images[:, 0, -1, 2]).tolist()) == {True, False}
@@ -480,7 +514,7 @@ def test_the_views_five_are_the_unreflected_ones_and_the_single_one_is_the_centr
     trainer = Trainer(replace(recipe, crop=24), small, CPU)
     trainer.epoch()
     monkeypatch.setattr(training, "view_probabilities", seen)
-    scores = {name: value for name, value in trainer.final_scores().items() if name.startswith("test")}
+    scores = {name: value for name, value in trainer.final_scores()[0].items() if name.startswith("test")}
     del scores["test_error_top5"]  # all others are equally unlikely in the single view
     assert scores == {
         "test_error": 1.0,
@@ -489,6 +523,32 @@ def test_the_views_five_are_the_unreflected_ones_and_the_single_one_is_the_centr
         "test_error_10views": 1.0,
         "test_error_top5_10views": 0.0,
     }
+
+
+@pytest.mark.parametrize(("crop", "views"), [(0, "centre"), (24, "corners")])
+def test_the_probabilities_are_the_mean_over_the_views_of_each_test_image(
+    recipe: Recipe, small: Dataset, crop: int, views: str
+) -> None:
+    result = train(replace(recipe, crop=crop), small)
+    seen = view_probabilities(result.model, small.test.images, Inputs.of(result.recipe, small), which=views)
+    assert result.probabilities is not None
+    torch.testing.assert_close(result.probabilities, seen.mean(0), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("crop", "score"), [(0, "test_error"), (24, "test_error_10views")])
+def test_the_probabilities_have_the_error_of_the_scores(
+    recipe: Recipe, small: Dataset, crop: int, score: str
+) -> None:
+    result = train(replace(recipe, crop=crop), small)
+    assert result.probabilities is not None
+    wrong = result.probabilities.argmax(1) != small.test.labels
+    assert result.scores[score] == pytest.approx(wrong.double().mean().item())
+
+
+def test_the_probabilities_of_a_holdout_run_are_those_of_the_holdout(recipe: Recipe, marked: Dataset) -> None:
+    result = train(replace(recipe, holdout=True, batch=8, epochs=1), marked)
+    assert result.probabilities is not None
+    assert result.probabilities.shape == (4, 2)
 
 
 def test_a_set_of_two_classes_has_a_top_two(recipe: Recipe, marked: Dataset) -> None:
@@ -614,6 +674,25 @@ def test_arms_with_and_without_flips_meet_the_images_in_the_same_order(recipe: R
 def test_arms_with_and_without_colour_noise_share_their_crops_and_flips(recipe: Recipe, small: Dataset) -> None:
     found = shifts(replace(recipe, colour="printed", crop=24, flip=True), small)
     torch.testing.assert_close(found, found[:, :, :1, :1].expand_as(found), rtol=0, atol=1e-5)
+
+
+def test_arms_with_random_and_central_crops_share_their_colour_noise(recipe: Recipe, small: Dataset) -> None:
+    noisy = replace(recipe, colour="printed", crop=24)
+    noise = [shifts(replace(noisy, places=where), small)[:, :, 0, 0] for where in ("random", "centre")]
+    torch.testing.assert_close(noise[0], noise[1], rtol=0, atol=1e-5)
+
+
+def test_arms_with_random_and_central_crops_start_from_the_same_weights(recipe: Recipe, small: Dataset) -> None:
+    starts = [Trainer(replace(recipe, crop=24, places=where), small, CPU).model for where in ("random", "centre")]
+    assert equal(*(weights(model) for model in starts))
+
+
+@pytest.mark.parametrize("where", ["random", "centre"])
+def test_places_draw_nothing_from_the_stream_of_dropout(recipe: Recipe, small: Dataset, where: str) -> None:
+    trainer = Trainer(replace(recipe, crop=24, places=where), small, CPU)
+    state = torch.get_rng_state()
+    list(trainer.batches())
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_no_two_streams_of_a_run_draw_the_same_numbers(recipe: Recipe, small: Dataset) -> None:
@@ -923,6 +1002,10 @@ def test_a_run_that_diverges_after_a_cut_names_the_rate_it_had_then(recipe: Reci
         trainer.model.fc2.weight.fill_(math.nan)
     with pytest.raises(FloatingPointError, match=r"epoch 1, step 0, rate 0\.05"):
         trainer.epoch()
+
+
+def test_a_diverged_run_has_no_probabilities(recipe: Recipe, small: Dataset) -> None:
+    assert train(replace(recipe, rate=1e30), small).probabilities is None
 
 
 def test_a_diverged_run_has_no_scores(recipe: Recipe, small: Dataset) -> None:

@@ -1,0 +1,161 @@
+"""What the runs of an experiment show, as estimates: effects of one change, speed-ups, ensembles, towers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet_lib import evaluate, filters
+from alexnet_lib.estimates import Estimate, estimate, paired_ratio
+from alexnet_lib.evidence import ArmResult, crossing
+from alexnet_lib.recipes import unknown
+from alexnet_lib.records import Record
+
+Results = Mapping[str, ArmResult]
+
+
+# --- Figure 1 -------------------------------------------------------------------------------------------------
+
+
+def speed_up(results: Results, setting: str, key: str = "train_error") -> Estimate | None:
+    """Return how many times the epochs of ReLU its tanh counterpart takes to 25 % training error (P §3.1).
+
+    ``setting``: an arm's name without its activation, e.g. ``2012``. ``key``: the reading of training error. A tanh
+    run that stopped at its cap counts with the cap, so that the ratio is a lower bound.
+    """
+    relu, tanh = results[f"relu-{setting}"], results[f"tanh-{setting}"]
+    found = paired_ratio(tanh.epochs_to_target(key), relu.epochs_to_target(key))
+    if found is None:
+        return None
+    return replace(
+        found,
+        at_least=bool(set(tanh.capped(key)) & relu.runs.keys()),
+        note="ReLU runs stopped at their cap" if set(relu.capped(key)) & tanh.runs.keys() else "",
+    )
+
+
+def settings(results: Results) -> list[str]:
+    """Return the settings of Figure 1's experiment in the order of its arms."""
+    return [name.removeprefix("relu-") for name in results if name.startswith("relu-")]
+
+
+# --- Effects of one change ------------------------------------------------------------------------------------
+
+LEVEL = 0.30
+"""Training error rate, measured after the epoch, up to which "converging" is counted with and without dropout."""
+
+
+def _early(run: Record) -> float:
+    """Return the training error over the last epoch of the first tenth."""
+    return float(run["history"][max(1, round(len(run["history"]) / 10)) - 1]["train_error"])
+
+
+METRICS: dict[str, Callable[[Record], float]] = {
+    "test_error": lambda run: run["scores"]["test_error"],
+    "test_error_10views": lambda run: run["scores"]["test_error_10views"],
+    "gap": lambda run: run["scores"]["test_error"] - run["scores"]["train_error_after"],
+    "train_error": lambda run: run["scores"]["train_error"],
+    "early_train_error": _early,
+    "gain_of_views": lambda run: run["scores"]["test_error_10views"] - run["scores"]["test_error"],
+}
+"""What is compared, as a fraction, by name: final test error of the centre view and of ten views; test minus training
+error, both of one view of the final weights; training error over the last epoch, and over the one that ends the first
+tenth; ten views minus one."""
+
+
+def by_seed(arm: ArmResult, metric: str) -> dict[int, float]:
+    """Return a metric in per cent for every run of an arm that has ended well, by seed.
+
+    Raises:
+        StudyError: no such metric.
+    """
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    ended = {seed: run for seed, run in arm.runs.items() if run["outcome"] == "completed"}
+    return {seed: 100 * METRICS[metric](run) for seed, run in ended.items()}
+
+
+def level(arm: ArmResult, metric: str = "test_error") -> Estimate | None:
+    """Return the mean of a metric over an arm's seeds, in per cent."""
+    return estimate(list(by_seed(arm, metric).values()), "per cent")
+
+
+def difference(results: Results, with_: str, without: str, metric: str = "test_error") -> Estimate | None:
+    """Return by how many points arm ``with_`` lies above arm ``without``, paired by seed; None without a pair."""
+    if not {with_, without} <= results.keys():  # arms that this scale doesn't have
+        return None
+    upper, lower = by_seed(results[with_], metric), by_seed(results[without], metric)
+    return estimate([upper[seed] - lower[seed] for seed in sorted(upper.keys() & lower.keys())], "points")
+
+
+# --- Dropout, ensembles, towers --------------------------------------------------------------------------------
+
+
+def slow_down(results: Results) -> Estimate | None:
+    """Return how many times the epochs dropout takes to a training error of ``LEVEL``, after the epoch (P §4.2)."""
+    epochs = {
+        name: {seed: crossing(run["history"], LEVEL, "train_error_after") for seed, run in results[name].runs.items()}
+        for name in ("base", "no-dropout")
+    }
+    reached = {name: {seed: n for seed, n in found.items() if n is not None} for name, found in epochs.items()}
+    return paired_ratio(reached["base"], reached["no-dropout"])
+
+
+def subsets(base: ArmResult, most: int = 50) -> dict[int, list[float]]:
+    """Return by size the error rates, in per cent, of averages over ``most`` random sets of an arm's networks."""
+    members = [base.kept(seed) for seed in _keeping(base)]
+    random, found = np.random.default_rng(0), {}
+    for size in range(1, len(members) + 1):
+        drawn = {tuple(sorted(random.choice(len(members), size, replace=False).tolist())) for _ in range(most)}
+        found[size] = [_together([members[one] for one in some])[0] for some in sorted(drawn)]
+    return found
+
+
+def agreement(base: ArmResult) -> list[tuple[float, float]]:
+    """Return for every two of an arm's networks how often they agree, in per cent of the test images.
+
+    Each: the share on which both name the same class, and the share that both get wrong.
+    """
+    members = [base.kept(seed) for seed in _keeping(base)]
+    named = [member["probabilities"].float().argmax(1) for member in members]
+    wrong = [classes != members[0]["labels"] for classes in named]
+    return [
+        (
+            100 * (named[one] == named[two]).double().mean().item(),
+            100 * (wrong[one] & wrong[two]).double().mean().item(),
+        )
+        for one in range(len(named))
+        for two in range(one)
+    ]
+
+
+def _keeping(arm: ArmResult) -> list[int]:
+    """Return the seeds whose run has kept tensors of its network."""
+    return sorted(seed for seed, run in arm.runs.items() if "kept" in run)
+
+
+def _together(members: Sequence[Mapping[str, Tensor]]) -> tuple[float, float]:
+    """Return the error rate of the members' mean probabilities and the mean of their own error rates, in per cent."""
+    labels = members[0]["labels"].long()
+    each = torch.stack([member["probabilities"].float() for member in members])
+    alone = [evaluate.error_rate(probabilities, labels) for probabilities in each]
+    return 100 * evaluate.error_rate(each.mean(0), labels), 100 * float(np.mean(alone))
+
+
+def ensembles(base: ArmResult, size: int) -> list[tuple[float, float]]:
+    """Return for disjoint sets of ``size`` members, in the order of the seeds, what averaging them does.
+
+    Each: the error rate of the mean probabilities, and the mean of the members' own error rates, in per cent.
+    """
+    seeds = _keeping(base)
+    sets = [seeds[start : start + size] for start in range(0, len(seeds) - size + 1, size)]
+    return [_together([base.kept(seed) for seed in some]) for some in sets]
+
+
+def specialised(arm: ArmResult) -> dict[int, filters.Split]:
+    """Return by seed how the towers of an arm's networks share the colour between them."""
+    return {seed: filters.split(arm.kept(seed)["conv1"]) for seed in _keeping(arm)}

@@ -1,0 +1,125 @@
+"""What every chapter shows of its experiment: arms, results, effects beside the paper's, verdicts, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+from IPython.display import HTML, Markdown
+
+from alexnet_lib import models
+from alexnet_lib.claims import Claim
+from alexnet_lib.effects import Results, level
+from alexnet_lib.estimates import Estimate, show, show_bootstrap, show_detectable, show_interval
+from alexnet_lib.recipes import Recipe
+
+DASH = "\N{EN DASH}"
+
+
+def table(rows: Iterable[Mapping[str, object]] | pd.DataFrame) -> HTML:
+    """Return rows, column -> text, as a table in the book's style."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    return HTML(frame.to_html(index=False, border=0, classes="study", justify="left"))  # type: ignore[no-untyped-call]
+
+
+def arms(results: Results) -> HTML:
+    """Return the arms as a table: what each changes, its size and cost, and how many of its seeds have ended."""
+    first = next(iter(results.values())).arm.recipe
+    return table(
+        [
+            {
+                "arm": name,
+                "network": result.arm.recipe.net,
+                "other changes": _changes(first, result.arm.recipe) or DASH,
+                "parameters": f"{models.n_parameters(models.outline(result.arm.recipe.net)):,}",
+                "epochs": result.arm.recipe.epochs,
+                "seeds": f"{len(result.runs)} of {result.arm.seeds}",
+            }
+            for name, result in results.items()
+        ]
+    )
+
+
+def _changes(first: Recipe, other: Recipe) -> str:
+    """Name the fields, apart from the network's and the schedule's, in which a recipe differs from another."""
+    one, two = first.resolved(), other.resolved()
+    return ", ".join(
+        f"{name} {two[name]}" for name in two if name not in ("net", "epochs", "cuts") and one[name] != two[name]
+    )
+
+
+def levels(results: Results, metrics: Mapping[str, str]) -> HTML:
+    """Return every arm's mean with its 95 % interval over seeds; ``metrics``: of ``effects.METRICS`` -> title."""
+    return table(
+        [
+            {"arm": name, "n": len(result.runs)}
+            | {title: _level(level(result, metric)) for metric, title in metrics.items()}
+            for name, result in results.items()
+        ]
+    )
+
+
+def _level(found: Estimate | None) -> str:
+    return DASH if found is None else f"{show(found)} ({show_interval(found)})"
+
+
+def effects(found: Mapping[str, tuple[str, Estimate | None]]) -> HTML:
+    """Return effects beside the paper's numbers: what is compared -> (the paper's number as text, our estimate)."""
+    return table(
+        [
+            {
+                "comparison": name,
+                "paper": paper,
+                "ours": DASH if ours is None else show(ours),
+                "95 % interval (t)": DASH if ours is None else show_interval(ours),
+                "bootstrap": DASH if ours is None else show_bootstrap(ours),
+                "n": 0 if ours is None else ours.n,
+            }
+            for name, (paper, ours) in found.items()
+        ]
+    )
+
+
+def takeaway(words: str, claim: Claim, found: Estimate | None, judged: str) -> str:
+    """Return a line that opens a chapter: our number with its interval beside the paper's, and the verdict."""
+    if found is None:
+        return f"- {words}: no runs to compare yet. The paper says {claim['paper_text']}."
+    return (
+        f"- {words}: **{show(found)}** (95 % interval {show_interval(found)}, n = {found.n}). "
+        f"The paper says {claim['paper_text']}. Verdict: **{judged}**."
+    )
+
+
+def progress(results: Results, scale: str) -> str:
+    """Return a line that says how many of the runs that a scale asks for are recorded."""
+    wanted, done = (sum(each) for each in zip(*((r.arm.seeds, len(r.runs)) for r in results.values()), strict=True))
+    return f"- {done} of the {wanted} runs that scale `{scale}` asks for are recorded."
+
+
+def verdict(claim: Claim, found: Estimate | None, judged: str) -> Markdown:
+    """Return a claim, its rule, and what the rule gives; beside an inconclusive result, what it could have missed."""
+    ours = f": {show(found)}, interval {show_interval(found)}, n = {found.n}" if found else ""
+    missed = f" ({show_detectable(found)})" if found and judged == "inconclusive" and found.unit != "per cent" else ""
+    return Markdown(  # type: ignore[no-untyped-call]
+        f"{' '.join(claim['statement'].split())}\n\n> {' '.join(claim['rule'].split())}\n\n**{judged}**{ours}{missed}"
+    )
+
+
+def runs(results: Results) -> HTML:
+    """Return every run behind a chapter, by the first digits of its id and commit."""
+    return table(
+        [
+            {
+                "arm": name,
+                "rate": f"{run['recipe']['rate']:g}",
+                "seed": run["seed"],
+                "epochs": len(run["history"]),
+                "outcome": run["outcome"],
+                "test error": f"{100 * run['scores']['test_error']:.2f} %" if run["scores"] else DASH,
+                "run": run["id"][:8],
+                "commit": (run["provenance"]["commit"] or "unknown")[:8],
+            }
+            for name, result in results.items()
+            for run in result.all_runs
+        ]
+    )

@@ -1,0 +1,187 @@
+"""The layers that torch lacks compute what their sources say, in every number format that nets are trained in."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet_lib import layers
+from alexnet_lib.layers import CrossMapNorm, LocallyConnected, SameMapNorm
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def cross_map_loop(x: Tensor, size: int, alpha: float, beta: float, k: float, towers: int) -> Tensor:
+    """P §3.3, one element at a time."""
+    images, maps, height, width = x.shape
+    per_tower = maps // towers
+    out = []
+    for n, i, y, z in itertools.product(range(images), range(maps), range(height), range(width)):
+        first = i // per_tower * per_tower
+        total = x.new_zeros(())
+        for j in range(max(first, i - size // 2), min(first + per_tower - 1, i + size // 2) + 1):
+            total = total + x[n, j, y, z] ** 2
+        out.append(x[n, i, y, z] / (k + alpha * total) ** beta)
+    return torch.stack(out).view_as(x)
+
+
+def same_map_loop(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    images, maps, height, width = x.shape
+    out = []
+    for n, i, y, z in itertools.product(range(images), range(maps), range(height), range(width)):
+        total = x.new_zeros(())
+        for down, right in itertools.product(range(-(size // 2), size // 2 + 1), repeat=2):
+            if 0 <= y + down < height and 0 <= z + right < width:
+                total = total + x[n, i, y + down, z + right] ** 2
+        out.append(x[n, i, y, z] / (k + alpha * total) ** beta)
+    return torch.stack(out).view_as(x)
+
+
+def value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    value = function(x)
+    (gradient,) = torch.autograd.grad(value, x, noise(*value.shape, seed=1).to(value.dtype))
+    return value.detach(), gradient
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize(("size", "beta"), [(5, 0.75), (9, 0.75), (3, 0.5)])
+def test_the_cross_map_norm_equals_the_papers_formula_in_value_and_gradient(
+    size: int, beta: float, towers: int
+) -> None:
+    x = noise(2, 8, 2, 3)
+    ours = value_and_gradient(CrossMapNorm(size, 0.3, beta, 2.0, towers), x)
+    loop = value_and_gradient(lambda a: cross_map_loop(a, size, 0.3, beta, 2.0, towers), x)
+    torch.testing.assert_close(ours, loop, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("size", "beta"), [(5, 0.75), (3, 0.75), (3, 0.5)])
+def test_the_same_map_norm_equals_its_formula_in_value_and_gradient(size: int, beta: float) -> None:
+    x = noise(2, 2, 6, 7)
+    ours = value_and_gradient(SameMapNorm(size, 0.3, beta, 1.0), x)
+    loop = value_and_gradient(lambda a: same_map_loop(a, size, 0.3, beta, 1.0), x)
+    torch.testing.assert_close(ours, loop, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("alpha", "torch_alpha"), [(1e-4, 5e-4), (1e-4 / 5, 1e-4)])
+def test_each_reading_of_alpha_is_torchs_alpha_over_the_window_size(alpha: float, torch_alpha: float) -> None:
+    x = 50 * noise(2, 12, 3, 3)
+    theirs = nn.LocalResponseNorm(5, alpha=torch_alpha, beta=0.75, k=2.0)
+    torch.testing.assert_close(CrossMapNorm(5, alpha, 0.75, 2.0)(x), theirs(x), rtol=1e-13, atol=1e-13)
+
+
+def test_norms_inside_the_towers_change_only_the_maps_beside_the_seam() -> None:
+    x = 50 * noise(1, 96, 2, 2)
+    apart = CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=2)(x)
+    across = CrossMapNorm(5, 1e-4, 0.75, 2.0, towers=1)(x)
+    differ = (apart != across).flatten(2).any(2).nonzero()[:, 1].tolist()
+    assert differ == [46, 47, 48, 49]
+
+
+@pytest.mark.parametrize("norm", [CrossMapNorm(5, 1e-4, 0.75, 2.0, 2), SameMapNorm(3, 1e-4, 0.75, 1.0)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_norms_keep_bf16_and_channels_last(norm: nn.Module, layout: torch.memory_format) -> None:
+    x = (50 * noise(2, 8, 5, 5)).to(torch.bfloat16).to(memory_format=layout)
+    out = norm(x)
+    assert out.dtype == torch.bfloat16
+    assert layout is torch.contiguous_format or out.is_contiguous(memory_format=layout)
+    # Right to the last bit that bf16 has: only the result is rounded.
+    torch.testing.assert_close(out.double(), norm(x.double()), rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+def test_the_cross_map_norm_s_written_gradient_is_that_of_its_values(
+    beta: float, towers: int, layout: torch.memory_format
+) -> None:
+    x = noise(2, 6, 2, 2).to(memory_format=layout).requires_grad_()
+    assert torch.autograd.gradcheck(CrossMapNorm(3, 0.3, beta, 2.0, towers), (x,))
+
+
+def test_the_cross_map_norm_takes_a_gradient_that_is_the_same_everywhere() -> None:
+    """A sum hands one number down, expanded without memory of its own."""
+    norm, x = CrossMapNorm(5, 0.3, 0.75, 2.0), noise(2, 8, 2, 3).requires_grad_()
+    (ours,) = torch.autograd.grad(norm(x).sum(), x)
+    (loop,) = torch.autograd.grad(cross_map_loop(x, 5, 0.3, 0.75, 2.0, 1).sum(), x)
+    torch.testing.assert_close(ours, loop, rtol=1e-12, atol=1e-13)
+
+
+def test_a_cross_map_norm_first_used_in_a_test_can_be_trained() -> None:
+    norm, x = CrossMapNorm(5, 0.3, 0.75, 2.0), noise(1, 8, 2, 2)
+    layers._band.cache_clear()
+    with torch.inference_mode():
+        tested = norm(x)
+    value, gradient = value_and_gradient(norm, x)
+    assert torch.equal(value, tested)
+    assert gradient.any()
+
+
+def test_under_autocast_the_cross_map_norm_computes_in_float32() -> None:
+    norm, x = CrossMapNorm(5, 1e-4, 0.75, 2.0, 2), (50 * noise(2, 8, 3, 3)).float()
+    plain = value_and_gradient(norm, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x_ = x.clone().requires_grad_()
+        value = norm(x_)
+    (gradient,) = torch.autograd.grad(value, x_, noise(*value.shape, seed=1).float())
+    torch.testing.assert_close((value.detach(), gradient), plain, rtol=0, atol=0)
+
+
+def test_under_autocast_the_cross_map_norm_rounds_bf16_once() -> None:
+    norm, x = CrossMapNorm(5, 1e-4, 0.75, 2.0, 2), (50 * noise(2, 8, 3, 3)).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = norm(x)
+    assert torch.equal(out, norm(x.float()).bfloat16())
+
+
+@pytest.mark.parametrize("norm", [CrossMapNorm(5, 0.3, 0.75, 2.0, 2), SameMapNorm(3, 0.3, 0.75, 1.0)])
+def test_norms_have_their_shape_on_the_meta_device(norm: nn.Module) -> None:
+    out = norm(torch.empty(2, 8, 3, 4, dtype=torch.bfloat16, device="meta"))
+    assert (out.device.type, out.shape, out.dtype) == ("meta", (2, 8, 3, 4), torch.bfloat16)
+
+
+def test_a_cross_map_norm_first_used_on_the_meta_device_computes_on_the_cpu_afterwards() -> None:
+    norm, x = CrossMapNorm(5, 0.3, 0.75, 2.0), noise(1, 8, 2, 2)
+    layers._band.cache_clear()
+    with torch.device("meta"):
+        norm(torch.empty(1, 8, 2, 2, dtype=torch.float64))
+    torch.testing.assert_close(norm(x), cross_map_loop(x, 5, 0.3, 0.75, 2.0, 1), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("kernel", "padding", "side"), [(3, 1, 4), (3, 0, 5), (1, 0, 3)])
+def test_a_local_layer_gives_each_position_its_own_filters(kernel: int, padding: int, side: int) -> None:
+    layer = LocallyConnected(2, 3, kernel, side, padding).double()
+    with torch.no_grad():
+        layer.weight.copy_(noise(*layer.weight.shape, seed=1))
+        layer.bias.copy_(noise(*layer.bias.shape, seed=2))
+    x = noise(2, 2, side, side)
+    padded = F.pad(x, (padding,) * 4)
+    out = layer(x)
+    assert out.shape == (2, 3, layer.out_size, layer.out_size)
+    for n, y, z, o in itertools.product(range(2), range(layer.out_size), range(layer.out_size), range(3)):
+        position = y * layer.out_size + z
+        patch = padded[n, :, y : y + kernel, z : z + kernel].flatten()
+        expected = patch @ layer.weight[position, :, o] + layer.bias[position, 0, o]
+        assert math.isclose(out[n, o, y, z].item(), expected.item(), rel_tol=1e-12, abs_tol=1e-13)
+
+
+def test_a_local_layer_with_equal_filters_everywhere_is_a_convolution_in_value_and_gradient() -> None:
+    layer = LocallyConnected(2, 3, 3, 6, 1).double()
+    filters, x = noise(3, 2, 3, 3, seed=1), noise(2, 2, 6, 6)
+    with torch.no_grad():
+        layer.weight.copy_(filters.flatten(1).T.expand_as(layer.weight))
+        layer.bias.fill_(0.5)
+
+    def convolve(images: Tensor) -> Tensor:
+        return F.conv2d(images, filters, torch.full((3,), 0.5, dtype=torch.float64), padding=1)
+
+    ours, shared = value_and_gradient(layer, x), value_and_gradient(convolve, x)
+    torch.testing.assert_close(ours, shared, rtol=1e-12, atol=1e-13)

@@ -1,0 +1,685 @@
+"""Missing runs are done once, in the order of their priority; killed ones go on where they stopped."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from studies import (
+    ARMS,
+    GRID,
+    RELU,
+    TANH,
+    TINY,
+    add_experiment,
+    falling,
+    move_in,
+    pretend,
+    record,
+    runs_of,
+    without_times,
+    write,
+)
+
+from alexnet_lib import data, evidence, records, runner
+from alexnet_lib import train as training
+from alexnet_lib.experiments import Arm
+from alexnet_lib.recipes import Recipe, StudyError
+from alexnet_lib.records import Record
+from alexnet_lib.runner import Session, pending, study
+from alexnet_lib.train import Result
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    move_in(monkeypatch, tmp_path)
+    add_experiment(monkeypatch)
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Session:
+    return Session(folder=tmp_path / "runs", quiet=True)
+
+
+def do(session: Session) -> list[Record]:
+    with ThreadPoolExecutor(1) as executor:
+        return list(runner.run(["tiny"], "smoke", session, executor))
+
+
+# --- what is missing ----------------------------------------------------------------------------------------
+
+
+def test_at_first_only_the_searches_are_pending(tmp_path: Path) -> None:
+    tasks = pending(["tiny"], "smoke", tmp_path)
+    assert [(task.arm, task.recipe.rate, task.recipe.seed, task.search) for task in tasks] == [
+        (arm.name, rate, 0, True) for arm in ARMS for rate in arm.rates
+    ]
+
+
+def test_a_search_that_has_not_ended_holds_back_its_own_arm_s_seeds_alone(tmp_path: Path) -> None:
+    write(tmp_path, runs_of((RELU, GRID), (TANH, {0.01: 3.0})))
+    tasks = pending(["tiny"], "smoke", tmp_path)
+    assert {(t.arm, t.recipe.seed, t.search) for t in tasks} == {
+        ("tanh-tiny", 0, True),
+        ("relu-tiny", 1, False),
+    }
+
+
+def test_the_seeds_take_the_chosen_rate(tmp_path: Path) -> None:
+    write(tmp_path, runs_of((RELU, {0.005: 4.0, 0.01: 5.0, 0.02: 3.0, 0.04: 6.0}), (TANH, GRID)))
+    assert [(task.arm, task.recipe.rate) for task in pending(["tiny"], "smoke", tmp_path)] == [
+        ("relu-tiny", 0.02),
+        ("tanh-tiny", 0.01),
+    ]
+
+
+def test_main_arms_come_first_then_searches_then_low_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    side = replace(RELU, name="side", recipe=replace(TINY, net="cifar-26pct"), priority=1)
+    searching = replace(RELU, name="searching", recipe=replace(TINY, init="file"), priority=0)
+    add_experiment(monkeypatch, [side, *(replace(arm, seeds=3) for arm in ARMS), searching])
+    write(tmp_path, runs_of((RELU, GRID), (TANH, GRID)))
+    assert [(task.arm, task.recipe.seed) for task in pending(["tiny"], "smoke", tmp_path)] == [
+        *[("searching", 0)] * 3,
+        ("relu-tiny", 1),
+        ("tanh-tiny", 1),
+        ("relu-tiny", 2),
+        ("tanh-tiny", 2),
+        *[("side", 0)] * 3,
+    ]
+
+
+def test_a_side_arm_s_first_seed_comes_after_a_main_arm_s_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    side = replace(RELU, name="side", recipe=replace(TINY, net="cifar-26pct"), priority=1, seeds=2)
+    add_experiment(monkeypatch, [side, replace(RELU, seeds=3)])
+    write(tmp_path, runs_of((side, GRID), (RELU, GRID)))
+    assert [(task.arm, task.recipe.seed) for task in pending(["tiny"], "smoke", tmp_path)] == [
+        ("relu-tiny", 1),
+        ("relu-tiny", 2),
+        ("side", 1),
+    ]
+
+
+def test_nothing_is_pending_once_all_is_recorded(tmp_path: Path) -> None:
+    seeds = [record(arm, falling(3), seed=1) for arm in ARMS]
+    write(tmp_path, [*runs_of((RELU, GRID), (TANH, GRID)), *seeds])
+    assert pending(["tiny"], "smoke", tmp_path) == []
+
+
+def test_a_record_of_another_scale_replaces_no_run(tmp_path: Path) -> None:
+    write(tmp_path, [{**run, "scale": "gpu"} for run in runs_of((RELU, GRID), (TANH, GRID))])
+    assert len(pending(["tiny"], "smoke", tmp_path)) == 6
+
+
+# --- runs that several experiments share --------------------------------------------------------------------
+
+BASE = Arm(name="base", recipe=TINY, seeds=2)
+OTHER = Arm(name="changed", recipe=replace(TINY, flip=True), seeds=2)
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two experiments that share their first arm, and ask for three and two of its runs."""
+    add_experiment(monkeypatch, [replace(BASE, seeds=3)], "first")
+    add_experiment(monkeypatch, [BASE, OTHER], "second")
+    return ["first", "second"]
+
+
+def test_a_run_that_experiments_share_is_pending_once(shared: list[str], tmp_path: Path) -> None:
+    ids = [task.recipe.id for task in pending(shared, "smoke", tmp_path)]
+    assert len(ids) == len(set(ids)) == 5
+
+
+def test_low_seeds_of_all_experiments_come_before_high_ones(shared: list[str], tmp_path: Path) -> None:
+    seeds = [task.recipe.seed for task in pending(shared, "smoke", tmp_path)]
+    assert seeds == [0, 0, 1, 1, 2]
+
+
+def test_a_shared_run_belongs_to_the_experiment_that_is_named_first(shared: list[str], tmp_path: Path) -> None:
+    tasks = pending(shared[::-1], "smoke", tmp_path)
+    assert {task.recipe.seed: task.experiment for task in tasks if task.arm == "base"} == {
+        0: "second",
+        1: "second",
+        2: "first",
+    }
+
+
+def test_a_run_that_another_experiment_recorded_is_not_pending(shared: list[str], tmp_path: Path) -> None:
+    done = record(runner.Task("second", "smoke", "base", TINY, False), falling(3))
+    write(tmp_path, [done])
+    assert [task.recipe.seed for task in pending(["first"], "smoke", tmp_path)] == [1, 2]
+
+
+def test_arms_of_low_priority_number_come_before_the_others_of_all_experiments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    add_experiment(monkeypatch, [replace(OTHER, priority=2), replace(BASE, priority=1)], "first")
+    add_experiment(monkeypatch, [replace(BASE, name="main", recipe=replace(TINY, net="cifar-26pct"))], "second")
+    tasks = pending(["first", "second"], "smoke", tmp_path)
+    assert [task.arm for task in tasks] == ["main", "main", "base", "base", "changed", "changed"]
+
+
+def test_a_shared_run_is_as_urgent_as_in_the_experiment_that_wants_it_most(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    add_experiment(monkeypatch, [BASE, replace(OTHER, priority=1)], "first")
+    add_experiment(monkeypatch, [replace(BASE, priority=2)], "second")
+    tasks = pending(["first", "second"], "smoke", tmp_path)
+    assert [task.arm for task in tasks] == ["base", "base", "changed", "changed"]
+
+
+def test_a_session_trains_a_shared_run_once(
+    shared: list[str], monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    monkeypatch.setattr(runner, "train", pretend(lambda recipe: falling(3)))
+    with ThreadPoolExecutor(2) as executor:
+        done = list(runner.run(shared, "smoke", quiet, executor, 2))
+    assert len(done) == len({run["id"] for run in done}) == 5
+
+
+def test_every_experiment_has_the_runs_that_it_shares(
+    shared: list[str], monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    monkeypatch.setattr(runner, "train", pretend(lambda recipe: falling(3)))
+    with ThreadPoolExecutor(1) as executor:
+        list(runner.run(shared, "smoke", quiet, executor))
+    found = [evidence.results(name, "smoke", quiet.folder)["base"].runs.keys() for name in shared]
+    assert found == [{0, 1, 2}, {0, 1}]
+
+
+def test_runs_recorded_elsewhere_count_as_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_experiment(monkeypatch, [replace(RELU, rates=(), seeds=2)])
+    write(tmp_path / "published", [record(RELU, [0.2], rate=RELU.recipe.rate)])
+    left = pending(["tiny"], "smoke", tmp_path / "own", tmp_path / "published")
+    assert [task.recipe.seed for task in left] == [1]
+
+
+# --- doing it -----------------------------------------------------------------------------------------------
+
+
+def by_rate(recipe: Recipe) -> list[float]:
+    """Return training errors that are fastest at 0.02, so that the grid grows once."""
+    return falling({0.005: 6.0, 0.01: 5.0, 0.02: 3.0, 0.04: 4.0}[recipe.rate] + recipe.seed)
+
+
+def test_a_session_records_every_run_once(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    monkeypatch.setattr(runner, "train", pretend(by_rate))
+    do(quiet)
+    lines = (quiet.folder / "tiny.jsonl").read_text().splitlines()
+    assert sorted((r["arm"], r["recipe"]["rate"], r["seed"]) for r in map(json.loads, lines)) == sorted(
+        (arm.name, rate, seed)
+        for arm in ARMS
+        for rate, seed in [(0.005, 0), (0.01, 0), (0.02, 0), (0.04, 0), (0.02, 1)]
+    )
+
+
+def test_a_session_yields_what_it_records(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    monkeypatch.setattr(runner, "train", pretend(by_rate))
+    assert do(quiet) == records.read(quiet.folder)
+
+
+def test_a_second_session_does_nothing(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    monkeypatch.setattr(runner, "train", pretend(by_rate))
+    do(quiet)
+    before = (quiet.folder / "tiny.jsonl").read_bytes()
+    assert (do(quiet), (quiet.folder / "tiny.jsonl").read_bytes()) == ([], before)
+
+
+def test_a_session_goes_on_from_partial_records(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    monkeypatch.setattr(runner, "train", pretend(by_rate))
+    write(quiet.folder, [record(RELU, by_rate(replace(TINY, rate=rate)), rate=rate) for rate in (0.01, 0.02)])
+    assert len(do(quiet)) == 8
+
+
+def test_search_runs_are_abandoned_for_the_rivals_recorded_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    monkeypatch.setattr(runner, "train", pretend(by_rate))
+    ended = {run["recipe"]["rate"]: run["outcome"] for run in do(quiet) if run["arm"] == "relu-tiny"}
+    assert ended[0.005] == "abandoned: rate 0.02 reached the target in 3.00 epochs"
+
+
+def test_a_seed_s_run_is_never_abandoned(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    monkeypatch.setattr(runner, "train", pretend(lambda recipe: falling(30) if recipe.seed else by_rate(recipe)))
+    assert [run["outcome"] for run in do(quiet) if run["seed"] == 1] == ["completed", "completed"]
+
+
+def test_two_runs_side_by_side_are_two_different_ones(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    monkeypatch.setattr(runner, "train", pretend(by_rate))
+    with ThreadPoolExecutor(3) as executor:
+        done = list(runner.run(["tiny"], "smoke", quiet, executor, 3))
+    assert len(done) == len({run["id"] for run in done}) == 10
+
+
+def test_a_run_that_fails_ends_the_session_but_no_run_in_flight(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    def errors(recipe: Recipe) -> list[float]:
+        if recipe.rate == 0.01:
+            raise StudyError("no such luck")
+        return by_rate(recipe)
+
+    monkeypatch.setattr(runner, "train", pretend(errors))
+    with ThreadPoolExecutor(2) as executor, pytest.raises(StudyError, match="no such luck"):
+        list(runner.run(["tiny"], "smoke", quiet, executor, 2))
+    assert [run["recipe"]["rate"] for run in records.read(quiet.folder)] == [0.02]
+
+
+def test_epochs_are_printed_unless_the_session_is_quiet(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "train", pretend(lambda recipe: [0.9]))
+    task = pending(["tiny"], "smoke", quiet.folder)[0]
+    runner.perform(task, quiet)
+    silent = capsys.readouterr().out
+    runner.perform(task, replace(quiet, quiet=False))
+    assert (silent, capsys.readouterr().out.count("relu-tiny rate 0.01 seed 0")) == ("", 1)
+
+
+# --- real runs: interrupted, resumed, in another process ----------------------------------------------------
+
+ONE = Arm(name="relu-one", recipe=TINY, seeds=1, rates=(0.01,))
+
+KILLED = """
+import os, signal, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import studies, test_runner
+from alexnet_lib import experiments, runner
+
+def die_in_the_second_epoch(label, epoch):
+    if epoch.epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return label
+
+runner.epoch_line = die_in_the_second_epoch
+experiments.EXPERIMENTS["tiny"] = experiments.Experiment("tiny", "", lambda scale: (test_runner.ONE,))
+with ThreadPoolExecutor(1) as executor:
+    list(runner.run(["tiny"], "smoke", runner.Session(folder=Path(sys.argv[1])), executor))
+"""
+
+
+@pytest.fixture
+def one(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_experiment(monkeypatch, [ONE])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    home = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        move_in(patch, home)
+        add_experiment(patch, [ONE])
+        (run,) = do(Session(folder=home / "runs", quiet=True))
+    return run
+
+
+@pytest.fixture
+def epochs_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the epochs that are trained from here on."""
+    counted: list[int] = []
+    epoch: Callable[[training.Trainer], None] = training.Trainer.epoch
+
+    def count(trainer: training.Trainer) -> None:
+        counted.append(len(trainer.history))
+        epoch(trainer)
+
+    monkeypatch.setattr(training.Trainer, "epoch", count)
+    return counted
+
+
+def outcome_of(run: Record) -> tuple[Any, ...]:
+    return run["id"], run["outcome"], without_times(run["history"]), run["scores"]
+
+
+@pytest.mark.usefixtures("one")
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_a_killed_run_goes_on_from_its_checkpoint_to_the_numbers_of_an_uninterrupted_one(
+    quiet: Session, uninterrupted: Record, epochs_trained: list[int]
+) -> None:
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(quiet.folder)], env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert records.read(quiet.folder) == []
+    (again,) = do(quiet)
+    assert epochs_trained == [2], "the first two epochs are in the checkpoint"
+    assert outcome_of(again) == outcome_of(uninterrupted)
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch, quiet: Session, epochs_trained: list[int]) -> Session:
+    """Return a session whose time is up once one epoch is trained."""
+    clock = SimpleNamespace(time=lambda: 2e6 if epochs_trained else 0.0)
+    monkeypatch.setattr(runner, "time", clock)
+    return replace(quiet, deadline=1e6)
+
+
+@pytest.mark.usefixtures("one")
+def test_a_session_out_of_time_keeps_the_checkpoint_and_records_nothing(tmp_path: Path, brief: Session) -> None:
+    assert do(brief) == []
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{TINY.id}.pt"]
+
+
+@pytest.mark.usefixtures("one")
+def test_a_run_stopped_for_time_ends_like_an_uninterrupted_one(
+    brief: Session, uninterrupted: Record, epochs_trained: list[int]
+) -> None:
+    do(brief)
+    (again,) = do(replace(brief, deadline=None))
+    assert epochs_trained == [0, 1, 2]
+    assert outcome_of(again) == outcome_of(uninterrupted)
+
+
+def test_a_session_out_of_time_starts_no_other_run(brief: Session, epochs_trained: list[int]) -> None:
+    do(brief)
+    assert epochs_trained == [0]
+
+
+def test_a_session_whose_time_was_up_before_it_began_trains_nothing(
+    quiet: Session, epochs_trained: list[int]
+) -> None:
+    do(replace(quiet, deadline=0.0))
+    assert epochs_trained == []
+
+
+def test_a_run_that_waited_in_the_queue_until_its_time_was_up_is_not_begun(
+    quiet: Session, epochs_trained: list[int]
+) -> None:
+    task = pending(["tiny"], "smoke", quiet.folder)[0]
+    assert runner.perform(task, replace(quiet, deadline=0.0)) is None
+    assert epochs_trained == []
+
+
+@pytest.mark.usefixtures("one")
+def test_a_recorded_run_leaves_no_checkpoint(tmp_path: Path, quiet: Session) -> None:
+    do(quiet)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.usefixtures("one")
+def test_a_record_that_can_not_be_written_keeps_the_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: Session
+) -> None:
+    def full(run: Record, folder: Path | None) -> None:
+        raise StudyError("no space left")
+
+    monkeypatch.setattr(records, "append", full)
+    with pytest.raises(StudyError, match="no space left"):
+        do(quiet)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{TINY.id}.pt"]
+
+
+@pytest.mark.usefixtures("one")
+def test_a_worker_process_computes_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session, uninterrupted: Record
+) -> None:
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.setenv(name, "")  # so that what workers() sets is taken back after the test
+        monkeypatch.delenv(name)
+    with runner.workers("cpu", 1) as executor:
+        (run,) = runner.run(["tiny"], "smoke", quiet, executor)
+    assert outcome_of(run) == outcome_of(uninterrupted)
+
+
+def test_runs_on_a_cpu_have_a_process_each_and_on_a_gpu_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.setenv(name, "")
+    with runner.workers("cpu", 2) as many, runner.workers("cuda", 1) as one:
+        kinds = [type(many), type(one)]
+    assert kinds == [concurrent.futures.ProcessPoolExecutor, ThreadPoolExecutor]
+
+
+def test_a_worker_whose_parent_was_killed_stops_at_its_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: Session
+) -> None:
+    class Gone:
+        def is_alive(self) -> bool:
+            return False
+
+    monkeypatch.setattr(runner.multiprocessing, "parent_process", Gone)
+    task = runner.Task("tiny", "smoke", "relu-tiny", TINY, search=False)
+    assert runner.perform(task, quiet) is None
+    assert (tmp_path / "cache" / f"{TINY.id}.pt").exists()
+
+
+# --- what is kept of a network ------------------------------------------------------------------------------
+
+KEEP = ("conv1", "probabilities", "labels")
+
+
+class Kept(NamedTuple):
+    """A real run that kept tensors of its network: its session, its result and its record."""
+
+    session: Session
+    result: Result
+    record: Record
+
+    @property
+    def file(self) -> Path:
+        assert self.session.folder
+        return self.session.folder / "filters" / f"{self.record['id']}.safetensors"
+
+
+@pytest.fixture(scope="module")
+def kept_run(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    home = tmp_path_factory.mktemp("kept")
+    results: list[Result] = []
+
+    def train(*given: Any, **named: Any) -> Result:
+        results.append(training.train(*given, **named))
+        return results[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        move_in(patch, home)
+        add_experiment(patch, [replace(ONE, keep=KEEP)])
+        patch.setattr(runner, "train", train)
+        session = Session(folder=home / "runs", quiet=True)
+        (run,) = do(session)
+    return Kept(session, results[0], run)
+
+
+def read_kept(run: Kept) -> dict[str, torch.Tensor]:
+    return records.kept(run.record, run.session.folder)
+
+
+def test_a_run_keeps_its_tensors_in_a_file_beside_its_record(kept_run: Kept) -> None:
+    assert [path.name for path in kept_run.file.parent.iterdir()] == [kept_run.file.name]
+
+
+def test_the_record_holds_the_sum_of_the_kept_file(kept_run: Kept) -> None:
+    (recorded,) = records.read(kept_run.session.folder)
+    assert recorded["kept"] == hashlib.sha256(kept_run.file.read_bytes()).hexdigest()
+
+
+def test_the_kept_kernels_are_the_network_s(kept_run: Kept) -> None:
+    assert torch.equal(read_kept(kept_run)["conv1"], kept_run.result.model.conv1.weight)
+
+
+def test_the_kept_probabilities_are_those_of_the_test_images_as_float16(kept_run: Kept) -> None:
+    found = read_kept(kept_run)["probabilities"]
+    assert found.shape == (20, 10)
+    assert kept_run.result.probabilities is not None
+    assert torch.equal(found, kept_run.result.probabilities.to(torch.float16))
+
+
+def test_the_kept_labels_are_the_test_images_own(kept_run: Kept) -> None:
+    assert read_kept(kept_run)["labels"].tolist() == data.load(TINY.data).test.labels.tolist()
+
+
+@pytest.mark.parametrize("name", KEEP)
+def test_a_run_keeps_only_what_its_arm_asks_for(kept_run: Kept, name: str) -> None:
+    assert runner.kept(kept_run.result, data.load(TINY.data), [name]).keys() == {name}
+
+
+def test_keeping_changes_no_number_of_a_run(kept_run: Kept, uninterrupted: Record) -> None:
+    assert outcome_of(kept_run.record) == outcome_of(uninterrupted)
+
+
+def test_the_results_read_what_is_kept_where_the_records_lie(kept_run: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_experiment(monkeypatch, [replace(ONE, keep=KEEP)])
+    found = evidence.results("tiny", "smoke", kept_run.session.folder)[ONE.name].kept(0)
+    assert torch.equal(found["conv1"], kept_run.result.model.conv1.weight)
+
+
+def test_a_run_of_an_arm_that_keeps_nothing_leaves_no_file(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    monkeypatch.setattr(runner, "train", pretend(lambda recipe: [0.9] * 3))
+    run = runner.perform(runner.Task("tiny", "smoke", "relu-tiny", TINY, search=False), quiet)
+    assert run is not None
+    assert ("kept" in run, (quiet.folder / "filters").exists()) == (False, False)
+
+
+def test_an_abandoned_run_keeps_nothing(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    monkeypatch.setattr(runner, "train", pretend(lambda recipe: [0.9] * 3))
+    write(quiet.folder, [record(RELU, falling(1), rate=0.02)])
+    run = runner.perform(runner.Task("tiny", "smoke", "relu-tiny", TINY, search=True, keep=KEEP), quiet)
+    assert run is not None
+    assert run["outcome"].startswith("abandoned")
+    assert ("kept" in run, (quiet.folder / "filters").exists()) == (False, False)
+
+
+def test_a_diverged_run_keeps_nothing(quiet: Session) -> None:
+    task = runner.Task("tiny", "smoke", "wild", replace(TINY, rate=1e30), search=False, keep=KEEP)
+    run = runner.perform(task, quiet)
+    assert run is not None
+    assert run["outcome"].startswith("diverged")
+    assert ("kept" in run, (quiet.folder / "filters").exists()) == (False, False)
+
+
+def test_a_run_whose_tensors_find_no_space_is_not_recorded_and_not_trained_again(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session, epochs_trained: list[int]
+) -> None:
+    def full(*_: object) -> str:
+        raise StudyError("no space left")
+
+    add_experiment(monkeypatch, [replace(ONE, keep=KEEP)])
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "keep", full)
+        with pytest.raises(StudyError, match="no space left"):
+            do(quiet)
+    assert records.read(quiet.folder) == []
+    (again,) = do(quiet)
+    assert (epochs_trained, records.kept(again, quiet.folder).keys()) == ([0, 1, 2], set(KEEP))
+
+
+# --- study: what a notebook calls ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Pretend to train, in this process, and list the ids that were."""
+    ids: list[str] = []
+
+    def errors(recipe: Recipe) -> list[float]:
+        ids.append(recipe.id)
+        return by_rate(recipe)
+
+    monkeypatch.setattr(runner, "train", pretend(errors))
+    monkeypatch.setattr(runner, "workers", lambda device, jobs: ThreadPoolExecutor(1))
+    return ids
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ALEXNET_RUNS")
+
+
+@pytest.mark.usefixtures("at_home")
+def test_published_records_are_read_without_training(trained: list[str], tmp_path: Path) -> None:
+    write(tmp_path / "data" / "runs", runs_of((RELU, GRID)))
+    assert study("tiny", "smoke")["relu-tiny"].epochs_to_target() == pytest.approx({0: 3.0})
+    assert trained == []
+
+
+@pytest.mark.usefixtures("at_home", "trained")
+def test_a_scale_without_published_records_is_trained_beside_them(tmp_path: Path) -> None:
+    published = write(tmp_path / "data" / "runs", [{**run, "scale": "gpu"} for run in runs_of((RELU, GRID))])
+    before = (published / "tiny.jsonl").read_bytes()
+    assert len(study("tiny", "smoke")["relu-tiny"].runs) == 2
+    assert len(records.read(tmp_path / "build" / "runs")) == 10
+    assert (published / "tiny.jsonl").read_bytes() == before
+
+
+@pytest.mark.usefixtures("at_home", "trained")
+def test_retraining_reads_no_published_record(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "runs", runs_of((RELU, {rate: 2.0 for rate in GRID})))
+    assert study("tiny", "smoke", retrain=True)["relu-tiny"].epochs_to_target() == pytest.approx({0: 3.0, 1: 4.0})
+    assert len(records.read(tmp_path / "build" / "runs-retrained")) == 10
+
+
+@pytest.mark.usefixtures("at_home")
+def test_retraining_goes_on_where_it_stopped(trained: list[str]) -> None:
+    study("tiny", "smoke", retrain=True)
+    first = len(trained)
+    study("tiny", "smoke", retrain=True)
+    assert (first, len(trained)) == (10, 10)
+
+
+def test_the_variable_names_the_folder_that_is_read_and_added_to(trained: list[str], tmp_path: Path) -> None:
+    write(tmp_path / "data" / "runs", runs_of((RELU, GRID), (TANH, GRID)))
+    write(tmp_path / "runs", [record(RELU, falling(5), rate=0.01)])
+    study("tiny", "smoke")
+    assert (len(trained), len(records.read(tmp_path / "runs"))) == (9, 10)
+
+
+def test_an_empty_variable_counts_as_none(
+    monkeypatch: pytest.MonkeyPatch, trained: list[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ALEXNET_RUNS", "")
+    published = write(tmp_path / "data" / "runs", runs_of((RELU, GRID)))
+    before = (published / "tiny.jsonl").read_bytes()
+    study("tiny", "smoke")
+    assert (trained, (published / "tiny.jsonl").read_bytes()) == ([], before)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"scale": "smok"},
+            r"unknown scale 'smok': did you mean 'smoke'\? known: gpu, imagenet, laptop, smoke",
+        ),
+        ({"experiment": "tinny"}, r"unknown experiment 'tinny': did you mean 'tiny'\?"),
+        ({"scale": 3}, "parameter 'scale': expected str, got int 3"),
+        ({"scale": ["smoke"]}, "parameter 'scale': expected str, got list"),
+        ({"retrain": "False"}, "parameter 'retrain': expected bool, got str 'False'"),
+        ({"retrain": 1}, "parameter 'retrain': expected bool, got int 1"),
+        ({"scale": "imagenet"}, "experiment 'tiny' has no scale 'imagenet'"),
+    ],
+)
+def test_a_wrong_parameter_ends_a_study_before_it_begins(
+    trained: list[str], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StudyError, match=message):
+        study(**{"experiment": "tiny", "scale": "smoke"} | given)
+    assert trained == []
+
+
+# --- where a scale's runs are trained -----------------------------------------------------------------------
+
+
+def test_a_scale_that_needs_a_gpu_says_so_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StudyError, match="scale 'gpu' trains on a GPU, and torch finds none here"):
+        runner.device_for("gpu")
+
+
+def test_a_gpu_trains_one_run_at_a_time() -> None:
+    assert runner.places_for("cuda") == 1
