@@ -56,13 +56,14 @@ def _early(run: Record) -> float:
 
 METRICS: dict[str, Callable[[Record], float]] = {
     "test_error": lambda run: run["scores"]["test_error"],
+    "test_error_5views": lambda run: run["scores"]["test_error_5views"],
     "test_error_10views": lambda run: run["scores"]["test_error_10views"],
     "gap": lambda run: run["scores"]["test_error"] - run["scores"]["train_error_after"],
     "train_error": lambda run: run["scores"]["train_error"],
     "early_train_error": _early,
     "gain_of_views": lambda run: run["scores"]["test_error_10views"] - run["scores"]["test_error"],
 }
-"""What is compared, as a fraction, by name: final test error of the centre view and of ten views; test minus training
+"""What is compared, as a fraction, by name: final test error of the centre view, five and ten; test minus training
 error, both of one view of the final weights; training error over the last epoch, and over the one that ends the first
 tenth; ten views minus one."""
 

@@ -87,19 +87,22 @@ def estimate(values: Sequence[float], unit: str) -> Estimate | None:
 def detectable(found: Estimate) -> float:
     """Return the smallest effect whose interval would have excluded no effect with a chance of ``POWER``.
 
-    From the spread of the pairs as observed and their number, by the noncentral t distribution; in the estimate's
-    unit, a ratio above 1 for ratios; infinite for a single pair.
+    From the spread of the pairs as observed and their number; in the estimate's unit, a ratio above 1 for ratios;
+    infinite for a single pair.
     """
     values = np.log(found.values) if found.unit == "ratio" else np.asarray(found.values)
     if found.n < 2:
         return math.inf
-    edge = float(stats.t.ppf((1 + CONFIDENCE) / 2, found.n - 1))
+    free = found.n - 1
+    # The noncentral t distribution as an average over the spread that a sample may have: scipy's own nct gives NaN
+    # for few values and large effects.
+    spreads = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, free) / free)
+    edges = float(stats.t.ppf((1 + CONFIDENCE) / 2, free)) * spreads
 
     def lacking(shift: float) -> float:
-        beyond = stats.nct.sf(edge, found.n - 1, shift) + stats.nct.cdf(-edge, found.n - 1, shift)
-        return float(beyond) - POWER
+        return float(np.mean(stats.norm.sf(edges - shift) + stats.norm.cdf(-edges - shift))) - POWER
 
-    effect = float(optimize.brentq(lacking, 0.0, 10 * edge)) * float(stats.sem(values))
+    effect = float(optimize.brentq(lacking, 0.0, 3 * edges.max())) * float(stats.sem(values))
     return math.exp(effect) if found.unit == "ratio" else effect
 
 

@@ -167,7 +167,9 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
 
     A run counts for every arm that asks for its recipe, whichever experiment trained it.
     """
-    recorded = {record["id"]: record for record in records.read(folder, scale=scale)}
+    recorded: dict[str, Record] = {}
+    for record in records.read(folder, scale=scale):
+        recorded.setdefault(record["id"], record)
     outcome = {}
     for arm in arms(experiment, scale):
         rate, missing = search(arm, recorded)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Activation = Callable[[], nn.Module]
 
@@ -63,6 +64,7 @@ class _CrossMapNorm(torch.autograd.Function):
         return _maps(rows * scale, x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         rows, sums, scale, band = ctx.saved_tensors
         (gradient,) = gradients

@@ -230,7 +230,7 @@ def members(by_size: Mapping[int, Sequence[float]], beside: Mapping[str, Estimat
             panel.annotate(
                 f"{label}, n = {found.n}",
                 (0.99, found.mean),
-                ("axes fraction", "data"),
+                xycoords=("axes fraction", "data"),
                 ha="right",
                 va="bottom",
                 color=RED,

@@ -229,8 +229,10 @@ def kept(record: Record, folder: Path | None = None) -> dict[str, Tensor]:
     Raises:
         StudyError: the record keeps nothing, or the file is missing or not the one that the run wrote.
     """
-    from safetensors.torch import load
-
+    try:
+        from safetensors.torch import load
+    except ImportError:
+        raise StudyError("tensors of a network are kept in safetensors files: install that package") from None
     path = kept_file(record["id"], folder)
     try:
         content = path.read_bytes()

@@ -131,7 +131,7 @@ HELD = replace(RELU, name="held", recipe=replace(TINY, target_error=None, holdou
 
 
 def on_holdout(tests: dict[float, list[float]], outcomes: dict[float, str] | None = None) -> dict[str, Record]:
-    """Return records of ``HELD`` by id, from the test errors of each rate; a higher rate has lower training errors."""
+    """Return records of ``HELD`` by id, by test errors of each rate; training errors fall as the rate rises."""
     outcomes = outcomes or {}
     made = [
         record(HELD, [0.1 - rate] * len(t), test=t, rate=rate, outcome=outcomes.get(rate, "completed"))
