@@ -56,7 +56,7 @@ def view_probabilities(
     training = model.training
     model.eval()
     parts = []
-    for chunk in torch.split(images, 250):
+    for chunk in torch.split(images, 250 if images.device.type == "cpu" else 2500):
         with autocast(precision, images.device):
             outputs = [model(inputs(view)).float().softmax(1) for view in views(chunk, inputs.size, which)]
         parts.append(torch.stack(outputs))

@@ -70,6 +70,10 @@ def _recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record
     return [record for place in folders for record in records.read(place, scale=scale)]
 
 
+GPU_PLACES = 4
+"""Runs side by side on a GPU: one alone leaves it idle while the CPU prepares, and small nets fill little of it."""
+
+
 class OutOfTime(Exception):
     """The time given to a session of runs is over; the run's checkpoint is kept."""
 
@@ -205,21 +209,20 @@ def device_for(scale: str) -> str:
 
 
 def places_for(device: str) -> int:
-    """Return how many runs go side by side: one on each core, one on a GPU."""
-    return 1 if device == "cuda" else os.cpu_count() or 1
+    """Return how many runs go side by side: one on each core, a few on a GPU."""
+    return GPU_PLACES if device == "cuda" else os.cpu_count() or 1
 
 
 def workers(device: str, jobs: int) -> concurrent.futures.Executor:
-    """Return an executor of ``jobs`` workers: processes on a CPU, as single-threaded runs side by side are fastest.
+    """Return an executor of ``jobs`` processes, each with its own generators; single-threaded runs suit a CPU best.
 
-    The processes keep freed memory and take it in huge pages. glibc otherwise returns every activation to the
-    system and faults it in again at the next step, a quarter of the time of a step here.
+    On a CPU they keep freed memory and take it in huge pages. glibc otherwise returns every activation to the system
+    and faults it in again at the next step, a quarter of the time of a step here.
     """
-    if device != "cpu":
-        return concurrent.futures.ThreadPoolExecutor(jobs)
-    os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**40))
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    if device == "cpu":
+        os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
+        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**40))
+        os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     return concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
 
 

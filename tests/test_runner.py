@@ -439,12 +439,12 @@ def test_a_worker_process_computes_the_same_numbers(
     assert outcome_of(run) == outcome_of(uninterrupted)
 
 
-def test_runs_on_a_cpu_have_a_process_each_and_on_a_gpu_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_side_by_side_have_a_process_each(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
         monkeypatch.setenv(name, "")
-    with runner.workers("cpu", 2) as many, runner.workers("cuda", 1) as one:
-        kinds = [type(many), type(one)]
-    assert kinds == [concurrent.futures.ProcessPoolExecutor, ThreadPoolExecutor]
+    with runner.workers("cpu", 2) as cpu, runner.workers("cuda", 2) as gpu:
+        kinds = [type(cpu), type(gpu)]
+    assert kinds == [concurrent.futures.ProcessPoolExecutor] * 2
 
 
 def test_a_worker_whose_parent_was_killed_stops_at_its_checkpoint(
@@ -681,5 +681,5 @@ def test_a_scale_that_needs_a_gpu_says_so_where_there_is_none(monkeypatch: pytes
         runner.device_for("gpu")
 
 
-def test_a_gpu_trains_one_run_at_a_time() -> None:
-    assert runner.places_for("cuda") == 1
+def test_a_gpu_trains_a_few_runs_side_by_side() -> None:
+    assert runner.places_for("cuda") == runner.GPU_PLACES

@@ -1145,6 +1145,18 @@ def test_on_a_gpu_the_first_epoch_is_close_to_the_cpus(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("net", ["tiny", "alexnet32-no-dropout"])
+def test_on_a_gpu_replayed_updates_are_those_launched_one_by_one(
+    recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch, net: str
+) -> None:
+    recipe = replace(recipe, net=net, batch=6, crop=24, flip=True, cuts=(1, 2), rate=0.001)  # 10 updates and a rest
+    replayed = train(recipe, small, device="cuda")
+    monkeypatch.setattr(training, "WARM_UPDATES", 100)
+    single = train(recipe, small, device="cuda")
+    assert [e.loss for e in replayed.history] == pytest.approx([e.loss for e in single.history], rel=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_a_resumed_run_with_dropout_goes_on_with_the_same_masks(
     recipe: Recipe, small: Dataset, tmp_path: Path
 ) -> None:
