@@ -191,6 +191,24 @@ def _pending(options: argparse.Namespace) -> None:
         print(f"nothing pending at scale {options.scale}")
 
 
+def _declare_publish(part: argparse.ArgumentParser) -> None:
+    part.add_argument("folder", type=Path, help="folder of records, as run --out wrote it")
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from alexnet_lib import records
+
+    if not options.folder.is_dir():
+        raise StudyError(f"{options.folder} is no folder: name the one that run --out wrote, e.g. build/runs")
+    added, refused = records.publish(options.folder)
+    for record in added:
+        print(f"published {record['id']}  {record['experiment']}  {record['arm']}  seed {record['seed']}")
+    for record in refused:
+        print(f"refused   {record['id']}: trained by code that no commit holds: commit it and run again")
+    print(f"{len(added)} added to {records.PUBLISHED}; execute the notebooks anew: notebook --publish")
+    return 1 if refused else 0
+
+
 # --- verify, data, claims -------------------------------------------------------------------------------------
 
 
@@ -310,6 +328,12 @@ COMMANDS = {
         "list the runs that can start and have no record, published or own",
         "pending --scale laptop",
         _declare_study,
+    ),
+    "publish": (
+        _publish,
+        "add one's own records to the published ones, data/runs",
+        "publish build/runs",
+        _declare_publish,
     ),
     "verify": (_verify, "train a published run again and compare", "verify 0a4d85ca", _declare_verify),
     "data": (_data, "show the data sets, their sizes and hashes", "data cifar10", _declare_data),

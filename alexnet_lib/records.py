@@ -243,6 +243,30 @@ def kept(record: Record, folder: Path | None = None) -> dict[str, Tensor]:
     return load(content)
 
 
+def publish(folder: Path) -> tuple[list[Record], list[Record]]:
+    """Add the records of ``folder`` that ``data/runs`` lacks to it, with what is kept of their networks.
+
+    Returns:
+        The records added, and those refused because code that no commit holds has trained them.
+
+    Raises:
+        StudyError: a kept file is missing or altered, or something could not be written.
+    """
+
+    def name(record: Record) -> tuple[str, str, str]:
+        return record["experiment"], record["scale"], record["id"]
+
+    there = {name(record) for record in read(PUBLISHED)}
+    new = [record for record in read(folder) if name(record) not in there]
+    refused = [record for record in new if record["provenance"]["dirty"] or not record["provenance"]["commit"]]
+    added = [record for record in new if record not in refused]
+    for record in added:
+        if "kept" in record:
+            keep(record["id"], kept(record, folder), PUBLISHED)
+        append(record, PUBLISHED)
+    return added, refused
+
+
 def _check(record: Any) -> None:
     """Raise ValueError unless ``record`` is a whole one of this schema whose id is its recipe's."""
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
