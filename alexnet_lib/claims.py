@@ -230,6 +230,8 @@ def judge(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, 
 
     The smoke scale shows that the machinery runs; its patterns are not the paper's question, so it has no verdict.
     """
+    if not results:  # the experiment has no arms at this scale
+        return None, NOT_TESTED
     found, judged = JUDGES.get(claim["id"], _by_effect)(claim, results, scale)
     return found, NOT_TESTED if scale == "smoke" else judged
 
@@ -302,7 +304,7 @@ def _measured(found: Estimate | None, judged: str) -> dict[str, str]:
     return {
         "ours": show(found),
         "interval": show_interval(found),
-        "bootstrap": show_bootstrap(found) if math.isfinite(found.bootstrap[0]) else "",
+        "bootstrap": show_bootstrap(found) if math.isfinite(found.bootstrap[1]) else "",
         "n": str(found.n),
         "detectable": show_detectable(found) if judged == "inconclusive" and found.unit != "per cent" else "",
         "verdict": judged,

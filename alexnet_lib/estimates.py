@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
+MINUS = "\N{MINUS SIGN}"
 CONFIDENCE = 0.95
 POWER = 0.8
 """Chance of an interval without zero that the smallest detectable effect is worked out for."""
@@ -116,10 +117,10 @@ def show(found: Estimate) -> str:
     note = f" ({found.note})" if found.note else ""
     number = {
         "ratio": f"{found.mean:.2f} x",
-        "points": f"{found.mean:+.2f} points".replace("-", "\N{MINUS SIGN}"),
+        "points": f"{found.mean:+.2f} points",
         "per cent": f"{found.mean:.2f} %",
     }[found.unit]
-    return f"{'at least ' if found.at_least else ''}{number}{note}"
+    return f"{'at least ' if found.at_least else ''}{number.replace('-', MINUS)}{note}"
 
 
 def show_interval(found: Estimate) -> str:
@@ -134,7 +135,7 @@ def show_bootstrap(found: Estimate) -> str:
 
 def _ends(found: Estimate, ends: tuple[float, float]) -> str:
     sign = "+" if found.unit == "points" else ""
-    low, high = (f"{end:{sign}.2f}".replace("-", "\N{MINUS SIGN}") for end in ends)
+    low, high = (f"{end:{sign}.2f}".replace("-", MINUS) for end in ends)
     return f"{low} or more" if found.at_least else f"{low} to {high}"
 
 

@@ -195,18 +195,18 @@ def kernels(weights: Mapping[str, Sequence[Tensor]]) -> Figure:
     return figure
 
 
-def _mosaic(weights: Tensor, across: int = 8) -> np.ndarray[Any, Any]:
-    """Lay kernels (maps, 3, side, side) out row by row: float (H, W, 3), white gaps, a wider one between towers."""
+def _mosaic(weights: Tensor) -> np.ndarray[Any, Any]:
+    """Lay kernels (maps, 3, side, side) out in rows, each of one tower: float (H, W, 3), a gap between towers."""
     stretched = 0.5 + 0.5 * weights / weights.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30)
-    side = weights.shape[2]
-    down = -(-len(weights) // across)
-    tower = down // 2
-    image = np.ones((down * (side + 1) + 2, across * (side + 1) + 1, 3))
-    for number, kernel in enumerate(stretched.permute(0, 2, 3, 1).double().numpy()):
-        row, column = divmod(number, across)
-        top = 1 + row * (side + 1) + (2 if tower and row >= tower else 0)
-        image[top : top + side, 1 + column * (side + 1) :][:, :side] = kernel[: image.shape[0] - top]
-    return image
+    tower = len(weights) // 2
+    across = max(width for width in range(1, 17) if tower % width == 0)
+    padded = np.pad(
+        stretched.permute(0, 2, 3, 1).double().numpy(), ((0, 0), (1, 0), (1, 0), (0, 0)), constant_values=1
+    )
+    rows = [np.concatenate(list(row), axis=1) for row in np.split(padded, len(padded) // across)]
+    gap = np.ones((2, *rows[0].shape[1:]))
+    half = len(rows) // 2
+    return np.concatenate([*rows[:half], gap, *rows[half:]])
 
 
 def _no_run(panel: Axes) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet_lib import experiments, records
 from alexnet_lib.data import Dataset
@@ -82,9 +82,13 @@ def record(
     outcome: str = "completed",
     after: Sequence[float] | None = None,
     test: Sequence[float] | None = None,
+    scores: Mapping[str, float] | None = None,
     **changes: Any,
 ) -> Record:
-    """Return the record that a run with these training errors would leave; ``changes`` are recipe fields."""
+    """Return the record that a run with these training errors would leave; ``changes`` are recipe fields.
+
+    ``scores``: of the final weights, as fractions; by default the last test error alone.
+    """
     of = task if isinstance(task, Task) else Task("tiny", "smoke", task.name, task.recipe, False)
     recipe = replace(of.recipe, **changes)
     past = history(errors, after, test)
@@ -99,7 +103,7 @@ def record(
         "data": {"name": recipe.data, "digest": "0" * 64},
         "outcome": outcome,
         "history": past,
-        "scores": {"test_error": past[-1]["test_error"]} if past else {},
+        "scores": dict(scores or ({"test_error": past[-1]["test_error"]} if past else {})),
         "cost": {"train_seconds": 1800.0, "evaluate_seconds": 1800.0, "peak_memory_bytes": 1.0},
         "provenance": {"commit": "0" * 40, "dirty": False},
     }
@@ -134,6 +138,39 @@ def figure1(epochs: dict[str, Sequence[float]], scale: str = "laptop") -> list[R
         for rate in arm.rates[1:]:
             runs.append(record(task, [0.88] * 10, outcome="abandoned: a test's", rate=rate))
     return runs
+
+
+SCORES = ("train_error", "train_error_after", "test_error", "test_error_5views", "test_error_10views")
+
+
+def ended(
+    experiment: str,
+    arm: str,
+    scores: Iterable[Mapping[str, float] | float | None],
+    *,
+    scale: str = "laptop",
+    errors: Sequence[float] = (0.8, 0.6, 0.4, 0.2),
+    outcome: str = "completed",
+) -> list[Record]:
+    """Return records of seeds 0, 1, ... of an arm without a search; None leaves a seed out.
+
+    ``scores``: by seed, in per cent; a number is the test error, and what is not given is 50 %. ``errors``: the
+    training errors of every run, epoch by epoch.
+    """
+    (of,) = (each for each in experiments.arms(experiment, scale) if each.name == arm)
+    task = Task(experiment, scale, arm, of.recipe, False)
+    runs = []
+    for seed, given in enumerate(scores):
+        if given is not None:
+            named = given if isinstance(given, Mapping) else {"test_error": given}
+            whole = {name: named.get(name, 50.0) / 100 for name in SCORES}
+            runs.append(record(task, errors, scores=whole, outcome=outcome, seed=seed))
+    return runs
+
+
+def keep(run: Record, tensors: Mapping[str, Tensor], folder: Path) -> Record:
+    """Keep tensors of a run's network beside the records in ``folder``, and return the record that says so."""
+    return {**run, "kept": records.keep(run["id"], tensors, folder)}
 
 
 def pretend(errors: Callable[[Recipe], list[float]]) -> Callable[..., Result]:
