@@ -30,7 +30,7 @@ PRECISIONS = ("float32", "tf32", "bf16")
 INPUTS = ("raw", "unit")
 INITS = ("file", "variance")
 ACTIVATIONS = ("relu", "tanh")
-PLACES = ("random", "centre")
+PLACES = ("random", "shared", "centre")
 COLOURS = ("none", "printed", "coded", "lighting")
 
 
@@ -55,7 +55,8 @@ class Recipe:
     crop: int = 0
     """Side of the training crops in pixels, and of the test views; 0 takes the whole image."""
     places: str = "random"
-    """Where the training crops are cut: ``random`` (P §4.1), or all from the ``centre``."""
+    """Where the training crops are cut: ``random`` (P §4.1), one place and reflection ``shared`` by 32 images (the
+    2012 ImageNet code; fact sheet, section 2.4), or all from the ``centre``."""
     flip: bool = False
     """Reflect each training image horizontally with probability 1/2 (P §4.1)."""
     colour: str = "none"
@@ -75,7 +76,11 @@ class Recipe:
     decay: float = 1.0
     """Multiplies the weight decays of the network's file; 0 switches decay off."""
     cuts: tuple[int, ...] = ()
-    """Epochs (counted from 0) before which all rates are divided by ten (P §5)."""
+    """Epochs (counted from 0) before which the rates are divided by ten (P §5)."""
+    bias_cuts: tuple[int, ...] | None = None
+    """The same for the rate of the biases; none: with the weights'. In 2012 they went their own way."""
+    conv1: tuple[int, ...] = ()
+    """Epochs before which the first layer's rates are divided by ten once more, and set to 0 (fact sheet, 2.2)."""
     target_error: float | None = None
     """Stop after the first epoch whose training error is at or below this fraction."""
     precision: str = "float32"
@@ -99,11 +104,11 @@ class Recipe:
             ("epochs", self.epochs >= 1, "must be 1 or more"),
             ("crop", self.crop >= 0, "must be 0 (whole image) or a side in pixels"),
             ("seed", 0 <= self.seed < 2**31, "must be 0 or more, and below 2**31"),
-            (
-                "cuts",
-                list(self.cuts) == sorted({at for at in self.cuts if at >= 0}),
-                "must be rising epochs, each once",
+            *(
+                (name, _rising(getattr(self, name)), "must be rising epochs, each once")
+                for name in ("cuts", "bias_cuts", "conv1")
             ),
+            ("conv1", len(self.conv1) in (0, 2), "must be two epochs, or none"),
             (
                 "target_error",
                 self.target_error is None or 0 < self.target_error < 1,
@@ -153,10 +158,16 @@ class Recipe:
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _rising(epochs: tuple[int, ...] | None) -> bool:
+    return epochs is None or list(epochs) == sorted({at for at in epochs if at >= 0})
+
+
 def _coerce(name: str, value: Any, kind: str) -> Any:
     """Return ``value`` as the type that the field declares, or say why it can't be one."""
     error = StudyError(f"recipe field {name!r}: expected {kind}, got {type(value).__name__} {value!r}")
     if kind.startswith("tuple"):
+        if value is None and kind.endswith("None"):
+            return None
         if not isinstance(value, list | tuple):
             raise error
         return tuple(_coerce(name, item, "int") for item in value)

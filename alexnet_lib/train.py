@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import resource
@@ -26,6 +27,8 @@ from alexnet_lib.recipes import Recipe, StudyError
 CHECKPOINT_FORMAT = 1
 TRAIN_SAMPLE = 10_000
 """Training images (the first ones of the set) whose error is measured again after each epoch, in one pass."""
+SHARING = 32
+"""Images that share a crop and a reflection in the 2012 ImageNet code."""
 AHEAD = 2**26
 """Input values that a GPU makes at a time: 300 batches of 24-pixel crops, 3 of 224-pixel ones."""
 WARM_UPDATES = 3
@@ -96,15 +99,32 @@ class PaperSGD(torch.optim.Optimizer):
 
 def optimiser(model: nn.Module, recipe: Recipe) -> PaperSGD:
     """Return the recipe's optimiser: each weight with its layer's decay, biases with their rate and no decay."""
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for _, layer in layers.weight_layers(model):
+    groups: dict[tuple[bool, bool, float], list[Tensor]] = {}
+    for name, layer in layers.weight_layers(model):
         assert layer.bias is not None
-        groups.setdefault((recipe.rate, layers.setting_of(layer).decay * recipe.decay), []).append(layer.weight)
-        groups.setdefault((recipe.rate * recipe.bias_rate, 0.0), []).append(layer.bias)
-    return PaperSGD(
-        [{"params": p, "start": rate, "rate": rate, "decay": decay} for (rate, decay), p in groups.items()],
+        first = bool(recipe.conv1) and name == "conv1"
+        groups.setdefault((first, False, layers.setting_of(layer).decay * recipe.decay), []).append(layer.weight)
+        groups.setdefault((first, True, 0.0), []).append(layer.bias)
+    update = PaperSGD(
+        [{"params": p, "decay": decay, "bias": bias, "first": first} for (first, bias, decay), p in groups.items()],
         recipe.momentum,
     )
+    set_rates(update, recipe, epoch=0)
+    return update
+
+
+def set_rates(optimiser: PaperSGD, recipe: Recipe, epoch: int) -> float:
+    """Give every group of weights its rate in an epoch, counted from 0; return that of the weights above conv1."""
+
+    def cut(epochs: tuple[int, ...]) -> float:
+        return 0.1 ** sum(at <= epoch for at in epochs)
+
+    for group in optimiser.param_groups:
+        own = recipe.bias_cuts if group["bias"] and recipe.bias_cuts is not None else recipe.cuts
+        group["rate"] = recipe.rate * (recipe.bias_rate if group["bias"] else 1.0) * cut(own)
+        if group["first"]:
+            group["rate"] *= 0.0 if epoch >= recipe.conv1[1] else cut(recipe.conv1[:1])
+    return recipe.rate * cut(recipe.cuts)
 
 
 def check_device(recipe: Recipe, device: torch.device) -> None:
@@ -163,10 +183,7 @@ class Trainer:
             FloatingPointError: the loss was not finite; the message names epoch, step and rate.
         """
         number, train = len(self.history), self.data.train
-        cut = 0.1 ** sum(at <= number for at in self.recipe.cuts)
-        rate = self.recipe.rate * cut
-        for group in self.optimiser.param_groups:
-            group["rate"] = group["start"] * cut
+        rate = set_rates(self.optimiser, self.recipe, number)
         begin = self._clock()
         losses, errors = self.updates()
         trained = self._clock()
@@ -198,8 +215,10 @@ class Trainer:
         """
         train, device = self.data.train, self.device
         order = torch.randperm(len(train), generator=self.order).to(device)
-        places = self._corners(len(train)) if self.recipe.crop else None
-        flips = augment.flips(len(train), self.flips).to(device) if self.recipe.flip else None
+        places = self._corners(order) if self.recipe.crop else None
+        flips = (
+            self._each(order, functools.partial(augment.flips, generator=self.flips)) if self.recipe.flip else None
+        )
         shifts = self._colour_shifts(len(train))
         # On a GPU a few hundred small batches are made at once, so that launching their kernels costs nothing; on a
         # CPU each for itself, so that it stays in the cache.
@@ -219,12 +238,19 @@ class Trainer:
             parts = (torch.split(values, self.recipe.batch) for values in (inputs, train.labels[rows]))
             yield from zip(*parts, strict=True)
 
-    def _corners(self, count: int) -> Tensor:
-        """Return the upper left corners of one epoch's crops, (count, 2)."""
+    def _corners(self, order: Tensor) -> Tensor:
+        """Return the upper left corners of one epoch's crops, (N, 2), by image."""
         border = self.data.image_size - self.inputs.size
         if self.recipe.places == "centre":
-            return torch.full((count, 2), border // 2, device=self.device)
-        return augment.offsets(count, border, self.places).to(self.device)
+            return torch.full((len(order), 2), border // 2, device=self.device)
+        return self._each(order, lambda count: augment.offsets(count, border, self.places))
+
+    def _each(self, order: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
+        """Draw for every image, or once for each 32 that follow each other in ``order`` where the recipe shares."""
+        if self.recipe.places != "shared":
+            return draw(len(order)).to(self.device)
+        drawn = draw(-(-len(order) // SHARING)).to(self.device).repeat_interleave(SHARING, 0)[: len(order)]
+        return torch.empty_like(drawn).index_copy_(0, order, drawn)
 
     def _colour_shifts(self, count: int) -> Tensor | None:
         """Draw one epoch's colour noise in units of the inputs, (count, 3), or None where there is none.
@@ -357,7 +383,9 @@ class Trainer:
         if state["digest"] != self.data.digest:
             raise StudyError(f"checkpoint {path}: written on other data than {self.data.name}: move it away")
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        # Rates are set anew in every epoch, so only the velocities are the run's.
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state["optimiser"]["state"], "param_groups": groups})
         for stream, saved in zip(self._streams, state["generators"], strict=True):
             stream.set_state(saved)
         torch.set_rng_state(state["dropout"])

@@ -22,6 +22,8 @@ OTHER: dict[str, Any] = {
     "flip": True,
     "colour": "coded",
     "places": "centre",
+    "bias_cuts": [3],
+    "conv1": [4, 5],
     "holdout": True,
     "batch": 64,
     "epochs": 3,
@@ -73,6 +75,11 @@ OTHER: dict[str, Any] = {
         ("cuts", [1, 1]),
         ("cuts", [1.5]),
         ("cuts", [True]),
+        ("bias_cuts", [2, 1]),
+        ("bias_cuts", "3"),
+        ("conv1", [3]),
+        ("conv1", [3, 3]),
+        ("conv1", [1, 2, 3]),
         ("target_error", 0.0),
         ("target_error", 1.0),
         ("target_error", float("nan")),
@@ -201,7 +208,7 @@ def test_a_field_added_later_has_its_part_in_the_id(later: type[Recipe]) -> None
 
 
 def test_the_ids_of_published_runs_stay_as_they_are() -> None:
-    late = ("colour", "holdout", "places")  # fields that came after the first published runs
+    late = ("colour", "holdout", "places", "bias_cuts", "conv1")  # fields that came after the first published runs
     assert Recipe.parse({name: value for name, value in OTHER.items() if name not in late}).id == "ccfc6af529594ba1"
 
 

@@ -287,6 +287,18 @@ def test_an_image_is_cut_at_another_place_in_the_next_epoch(cropped: Watch) -> N
     assert sum(epochs[0][number] == epochs[1][number] for number in range(20)) < 5
 
 
+def test_images_that_follow_each_other_share_place_and_reflection(
+    recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SHARING", 4)
+    watch = Watch(replace(recipe, crop=24, flip=True, places="shared"), marked, pixels)
+    watch.trainer.epoch()
+    met = torch.cat(watch.trained)[..., 1:]  # what is left of an image without its number: where it was cut, and how
+    runs = [{str(each.tolist()) for each in some} for some in met.split(4)]
+    assert [len(run) for run in runs] == [1] * 5
+    assert len(set.union(*runs)) == 5
+
+
 @pytest.fixture
 def central(recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor]) -> Watch:
     """As ``cropped``, every crop cut from the centre."""
@@ -574,6 +586,38 @@ def test_each_cut_divides_all_rates_by_ten_before_its_epoch(recipe: Recipe, smal
     assert used[::3] == used[1::3] == used[2::3]  # three updates in each epoch
     expected = [0.01, 0.001, 0.001, 0.0001, 0.0001]
     assert used[::3] == [pytest.approx((rate, 2 * rate)) for rate in expected]
+
+
+def rates(recipe: Recipe, epochs: int) -> dict[str, list[float]]:
+    """The rate of conv1's and fc4's weights and biases in every epoch of the 19 % net's training."""
+    model = models.build("cifar-19pct", generator=seeded())
+    update = optimiser(model, recipe)
+    wanted = {name: value for name, value in model.named_parameters() if name.startswith(("conv1", "fc4"))}
+    found: dict[str, list[float]] = {name: [] for name in wanted}
+    for epoch in range(epochs):
+        training.set_rates(update, recipe, epoch)
+        for name, value in wanted.items():
+            found[name] += [
+                group["rate"] for group in update.param_groups if any(p is value for p in group["params"])
+            ]
+    return found
+
+
+def test_biases_can_have_cuts_of_their_own() -> None:
+    found = rates(Recipe(rate=0.01, cuts=(1, 3), bias_cuts=(2,)), 4)
+    assert found["fc4.weight"] == pytest.approx([0.01, 0.001, 0.001, 0.0001])
+    assert found["fc4.bias"] == pytest.approx([0.02, 0.02, 0.002, 0.002])
+
+
+def test_biases_can_be_spared_all_cuts() -> None:
+    assert rates(Recipe(rate=0.01, cuts=(1, 2), bias_cuts=()), 3)["fc4.bias"] == pytest.approx([0.02] * 3)
+
+
+def test_the_first_layer_is_cut_once_more_and_then_frozen() -> None:
+    found = rates(Recipe(rate=0.01, cuts=(3,), conv1=(1, 2)), 4)
+    assert found["conv1.weight"] == pytest.approx([0.01, 0.001, 0.0, 0.0])
+    assert found["conv1.bias"] == pytest.approx([0.02, 0.002, 0.0, 0.0])
+    assert found["fc4.weight"] == pytest.approx([0.01, 0.01, 0.01, 0.001])
 
 
 def test_the_history_has_the_rate_of_each_epoch(recipe: Recipe, small: Dataset) -> None:
