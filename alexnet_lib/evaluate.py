@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from alexnet_lib.augment import centre_crop, normalise, views
 from alexnet_lib.data import Dataset
-from alexnet_lib.recipes import Recipe, StudyError
+from alexnet_lib.recipes import Recipe, StudyError, unknown
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,83 @@ def view_probabilities(
         parts.append(torch.stack(outputs))
     model.train(training)
     return torch.cat(parts, dim=1)
+
+
+@torch.inference_mode()
+def features(model: nn.Module, images: Tensor, inputs: Inputs, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Return what layers answer to the centre view of every image: float32 (N, values), by the layer's name.
+
+    Args:
+        model: An ``nn.Sequential`` of named layers (``models.build``).
+        images: uint8 (N, H, H, 3).
+        inputs: The recipe's.
+        layers: Names of layers of ``model``.
+
+    Raises:
+        StudyError: the model has no such layer.
+    """
+    names = [name for name, _ in model.named_children()]
+    for layer in layers:
+        if layer not in names:
+            raise unknown("layer", layer, names)
+    training = model.training
+    model.eval()
+    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    for chunk in torch.split(images, 250):
+        answer = inputs(views(chunk, inputs.size, "centre")[0])
+        for name, layer_of in model.named_children():
+            answer = layer_of(answer)
+            if name in parts:
+                parts[name].append(answer.float().flatten(1))
+    model.train(training)
+    return {layer: torch.cat(some) for layer, some in parts.items()}
+
+
+@torch.inference_mode()
+def nearest(queries: Tensor, bank: Tensor, k: int) -> Tensor:
+    """Return for every row of ``queries`` the ``k`` rows of ``bank`` nearest to it (Euclidean), the nearest first.
+
+    Both are walked through in parts, so that the pixels of whole sets of images fit: uint8 or float (Q, values) and
+    (N, values) in, int64 (Q, k) out.
+    """
+    best: list[Tensor] = []
+    step = max(k, 2**26 // bank.shape[1])
+    for some in torch.split(queries, 512):
+        wanted = some.float()
+        found = (
+            torch.empty(len(some), 0, device=bank.device),
+            torch.empty(len(some), 0, dtype=torch.int64, device=bank.device),
+        )
+        for start in range(0, len(bank), step):
+            part = bank[start : start + step].float()
+            away = torch.cdist(wanted, part)
+            rows = torch.arange(start, start + len(part), device=bank.device).expand_as(away)
+            distances, rows = torch.cat((found[0], away), 1), torch.cat((found[1], rows), 1)
+            smallest = distances.topk(min(k, distances.shape[1]), largest=False, sorted=True)
+            found = smallest.values, rows.gather(1, smallest.indices)
+        best.append(found[1])
+    return torch.cat(best)
+
+
+def neighbours(
+    model: nn.Module, data: Dataset, inputs: Inputs, layers: Sequence[str], k: int = 6
+) -> dict[str, Tensor]:
+    """Return the nearest training images of every test image, in pixels and in the answers of layers (P §6.1).
+
+    ``data`` lies on the model's device. Returned are int64 (test images, k), by the layer's name and ``pixels``, of
+    the centre views. A layer at a time is held in memory.
+    """
+    test, train = (views(split.images, inputs.size, "centre")[0].flatten(1) for split in (data.test, data.train))
+    found = {"pixels": nearest(test, train, k)}
+    for layer in layers:
+        test, train = (features(model, split.images, inputs, [layer])[layer] for split in (data.test, data.train))
+        found[layer] = nearest(test, train, k)
+    return found
+
+
+def same_class(neighbours: Tensor, labels: Tensor, bank_labels: Tensor) -> float:
+    """Return the share of the neighbours (Q, k), rows of the bank, that are of their query's class."""
+    return (bank_labels[neighbours] == labels[:, None]).double().mean().item()
 
 
 def error_rate(scores: Tensor, labels: Tensor, k: int = 1) -> float:

@@ -29,8 +29,10 @@ class Arm:
     priority: int = 0
     """Arms of a lower number are trained first."""
     keep: tuple[str, ...] = ()
-    """What to keep of a trained network beside its record: ``conv1`` (its kernels), ``probabilities`` (of the test
-    images, mean over the views), ``labels`` (the images')."""
+    """What to keep of a trained network beside its record: ``conv1`` (its kernels), ``snapshots`` (of them, after 0,
+    1, 2, 4, 8, ... epochs), ``probabilities`` (of the test images, mean over the views), ``labels`` (the images'),
+    ``neighbours`` (the nearest training images of each test image; the record's scores say how many share its
+    class)."""
 
 
 @dataclass(frozen=True)

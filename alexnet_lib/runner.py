@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alexnet_lib import data, evidence, records
+from alexnet_lib import data, evaluate, evidence, records
 from alexnet_lib.evidence import ArmResult
 from alexnet_lib.experiments import arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
-from alexnet_lib.train import Epoch, Result, train
+from alexnet_lib.train import Epoch, Result, first_kernels, train
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def _recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record
     return [record for place in folders for record in records.read(place, scale=scale)]
 
 
+NEIGHBOUR_LAYERS = ("pool1", "pool2", "pool5", "act6", "act7")
+"""Layers of AlexNet in which nearest images are looked for, besides pixels."""
 GPU_PLACES = 4
 """Runs side by side on a GPU: one alone leaves it idle while the CPU prepares, and small nets fill little of it."""
 
@@ -143,12 +145,19 @@ def perform(task: Task, session: Session) -> Record | None:
             origin=origin,
             on_epoch=on_epoch,
             abandon=give_up,
+            snapshots=[0, *(2**power for power in range(10))] if "snapshots" in task.keep else [],
         )
     except OutOfTime:
         return None
     record = records.make(result, dataset, experiment=task.experiment, arm=task.arm, scale=task.scale, begun=begun)
     if task.keep and result.outcome == "completed":
-        record["kept"] = records.keep(record["id"], kept(result, dataset, task.keep), session.folder)
+        tensors = kept(result, dataset, task.keep)
+        record["scores"] |= {
+            f"{name}_same_class": evaluate.same_class(near, dataset.test.labels, dataset.train.labels)
+            for name, near in tensors.items()
+            if name.startswith("neighbours")
+        }
+        record["kept"] = records.keep(record["id"], tensors, session.folder)
     records.append(record, session.folder)
     checkpoint.unlink(missing_ok=True)
     return record
@@ -158,11 +167,18 @@ def kept(result: Result, dataset: data.Dataset, names: Sequence[str]) -> dict[st
     """Return the tensors of a trained network that its arm keeps (``Arm.keep``), by name, on the CPU."""
     assert result.probabilities is not None
     found = {
-        "conv1": result.model.get_submodule("conv1").get_parameter("weight").detach(),
+        "conv1": first_kernels(result.model),
         "probabilities": result.probabilities.half(),
         "labels": dataset.test.labels.to(torch.int16),
     }
-    return {name: found[name].cpu().contiguous() for name in names}
+    tensors = {name: found[name].cpu().contiguous() for name in names if name in found}
+    if "snapshots" in names:
+        tensors |= {f"conv1_after_{epoch}": kernels.half() for epoch, kernels in result.snapshots.items()}
+    if "neighbours" in names:
+        here = dataset.to(result.device)
+        near = evaluate.neighbours(result.model, here, evaluate.Inputs.of(result.recipe, here), NEIGHBOUR_LAYERS)
+        tensors |= {f"neighbours_{layer}": rows.int().cpu() for layer, rows in near.items()}
+    return tensors
 
 
 def run(

@@ -10,8 +10,8 @@ import resource
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class Result:
     cost: dict[str, float]
     probabilities: Tensor | None = None
     """Of the test images, (N, classes), mean over the views; None where the run diverged."""
+    snapshots: dict[int, Tensor] = field(default_factory=dict)
+    """First-layer kernels after the epochs asked for, 0 being the initial ones."""
 
 
 class PaperSGD(torch.optim.Optimizer):
@@ -174,6 +176,7 @@ class Trainer:
         ).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = optimiser(self.model, recipe)
         self.history: list[Epoch] = []
+        self.snapshots: dict[int, Tensor] = {}
         self.seconds = {"train": 0.0, "evaluate": 0.0}
 
     def epoch(self) -> None:
@@ -343,6 +346,7 @@ class Trainer:
             "dropout": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "history": [asdict(epoch) for epoch in self.history],
+            "snapshots": self.snapshots,
             "seconds": self.seconds,
         }
         partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -393,6 +397,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_generator"], self.device)
         self.origins = list(dict.fromkeys([*state["origins"], *self.origins]))
         self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.snapshots = state.get("snapshots", {})  # not in the first checkpoints
         self.seconds = state["seconds"]
 
 
@@ -467,6 +472,7 @@ def train(
     origin: str = "unknown",
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     abandon: Callable[[list[Epoch]], str | None] = lambda history: None,
+    snapshots: Sequence[int] = (),
 ) -> Result:
     """Train one network to the recipe's end and score it.
 
@@ -478,6 +484,7 @@ def train(
         origin: The commit of the code; a resumed run has those of all its parts.
         on_epoch: Called with every epoch, those of a resumed run's past included.
         abandon: Called with the history after every epoch; a reason ends the run there.
+        snapshots: Numbers of epochs after which conv1's kernels are copied; 0 is before the first.
 
     Returns:
         The trained network, its curves and its scores; a run whose loss is not finite has no scores.
@@ -493,6 +500,8 @@ def train(
     outcome = None
     try:
         while outcome is None:
+            if len(trainer.history) in snapshots:
+                trainer.snapshots[len(trainer.history)] = first_kernels(trainer.model)
             if trainer.history:
                 outcome = _ending(recipe, trainer.history) or abandon(trainer.history)
             if outcome is None:
@@ -522,6 +531,7 @@ def train(
         outcome=outcome,
         scores=scores,
         probabilities=probabilities,
+        snapshots=trainer.snapshots,
         cost={
             **{f"{name}_seconds": seconds for name, seconds in trainer.seconds.items()},
             "peak_memory_bytes": float(
@@ -532,6 +542,11 @@ def train(
             ),
         },
     )
+
+
+def first_kernels(model: nn.Module) -> Tensor:
+    """Return a copy of the first convolution's weights, (maps, 3, height, width), on the CPU."""
+    return model.get_submodule("conv1").get_parameter("weight").detach().cpu().contiguous().clone()
 
 
 def _ending(recipe: Recipe, history: list[Epoch]) -> str | None:
