@@ -63,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _declare_train(part: argparse.ArgumentParser) -> None:
-    part.add_argument("net", help="network, e.g. cifar-19pct or alexnet-paper")
+    part.add_argument("net", help="network, e.g. cifar-19pct; alexnet for an edition with its own recipe")
+    part.add_argument("--edition", default="paper", help="of alexnet: paper, code2012 or one-tower")
     part.add_argument("--data", default="cifar10", help="data set: cifar10, synthetic, synthetic:size=224,train=200")
     part.add_argument("--device", default="cpu", help="cpu or cuda")
     part.add_argument("--checkpoint", type=Path, help="file to save to after every epoch and to go on from")
@@ -75,9 +76,15 @@ def _declare_train(part: argparse.ArgumentParser) -> None:
 def _train(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from alexnet_lib import data, runner, train
+    from alexnet_lib import data, experiments, runner, train
 
-    recipe = Recipe.parse({"net": options.net, "data": options.data, **_fields(options.set)})
+    fields = {"data": options.data, **_fields(options.set)}
+    if options.net == "alexnet":
+        length = {"epochs": fields["epochs"]} if "epochs" in fields else {}
+        fields = experiments.edition(options.edition, options.data, **length).resolved() | fields
+    else:
+        fields["net"] = options.net
+    recipe = Recipe.parse(fields)
     bar = tqdm(total=recipe.epochs, unit="epoch", disable=not sys.stderr.isatty(), leave=False)
 
     def on_epoch(epoch: train.Epoch) -> None:
@@ -248,6 +255,8 @@ def _data(options: argparse.Namespace) -> None:
             f"{found.name}: {len(found.train)} training and {len(found.test)} test images of {found.image_size} "
             f"pixels, {len(found.classes)} classes, sha256 {found.digest}"
         )
+        if found.report:
+            print("\n  ".join([f"  {found.report}", *found.report.unreadable]))
 
 
 def _declare_claims(part: argparse.ArgumentParser) -> None:

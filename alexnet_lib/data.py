@@ -1,7 +1,8 @@
 """Data sets as one uint8 tensor per split, with their per-pixel mean and a hash of their content.
 
 A set is named by a recipe's ``data`` field: ``cifar10``, ``synthetic``, or ``synthetic`` with options as in
-``synthetic:size=224,train=200,test=100``. Files are looked for under the data root (see `data_root`).
+``synthetic:size=224,train=200,test=100``; pictures on disk are ``imagenette``, ``tiny-imagenet-200`` and
+``folder:path=NAME`` (see `alexnet_lib.images`). Files are looked for under the data root (see `data_root`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from http.client import HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from alexnet_lib.recipes import StudyError, unknown
+
+if TYPE_CHECKING:
+    from alexnet_lib.images import Report
 
 ROOT_VARIABLE = "ALEXNET_DATA"
 CIFAR10_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -79,6 +84,8 @@ class Dataset:
     """Class names, in the order of the labels."""
     digest: str
     """sha256 (hex) over shapes, pixels and labels of both splits: see `digest`."""
+    report: Report | None = None
+    """What the files were that the images come from, where they are pictures on disk."""
 
     def __post_init__(self) -> None:
         """Check that the splits fit each other and the classes."""
@@ -154,7 +161,7 @@ class Dataset:
         train, test = self.train.to(device), self.test.to(device)
         if train is self.train and test is self.test:
             return self
-        return Dataset(self.name, train, test, self.classes, self.digest)
+        return Dataset(self.name, train, test, self.classes, self.digest, self.report)
 
 
 def digest(*splits: Split) -> str:
@@ -205,7 +212,8 @@ def load(name: str, *, root: str | Path | None = None, download: bool = True) ->
 
     Args:
         name: ``cifar10``, or ``synthetic`` with any of `synthetic`'s arguments as options, in any order:
-            ``synthetic:size=224,train=200``.
+            ``synthetic:size=224,train=200``. Pictures on disk, with `alexnet_lib.images.load`'s options:
+            ``imagenette``, ``tiny-imagenet-200`` and ``folder:path=NAME``.
         root: folder of the data sets; by default see `data_root`.
         download: fetch CIFAR-10 where the root lacks it.
 
@@ -242,9 +250,16 @@ def _load_synthetic(options: dict[str, str], root: str | Path | None, download: 
     return synthetic(**values)
 
 
+def _load_pictures(kind: str, options: dict[str, str], root: str | Path | None, download: bool) -> Dataset:
+    from alexnet_lib import images
+
+    return images.load(kind, options, data_root(root))
+
+
 LOADERS: dict[str, Callable[[dict[str, str], str | Path | None, bool], Dataset]] = {
     "cifar10": _load_cifar10,
     "synthetic": _load_synthetic,
+    **{kind: partial(_load_pictures, kind) for kind in ("imagenette", "tiny-imagenet-200", "folder")},
 }
 """Data sets by name: each loader takes the name's options, the root as given, and whether it may download."""
 

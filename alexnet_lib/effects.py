@@ -99,7 +99,11 @@ def difference(results: Results, with_: str, without: str, metric: str = "test_e
 def slow_down(results: Results) -> Estimate | None:
     """Return how many times the epochs dropout takes to a training error of ``LEVEL``, after the epoch (P §4.2)."""
     epochs = {
-        name: {seed: crossing(run["history"], LEVEL, "train_error_after") for seed, run in results[name].runs.items()}
+        name: {
+            seed: crossing(run["history"], LEVEL, "train_error_after")
+            for seed, run in results[name].runs.items()
+            if run["outcome"] == "completed"
+        }
         for name in ("base", "no-dropout")
     }
     reached = {name: {seed: n for seed, n in found.items() if n is not None} for name, found in epochs.items()}

@@ -185,6 +185,69 @@ def _ensembles(scale: str) -> tuple[Arm, ...]:
     return base, Arm(name="five-times-longer", recipe=recipe, seeds=seeds, priority=2)
 
 
+# --- AlexNet itself -------------------------------------------------------------------------------------------
+
+LOGGED = 93
+"""Epochs of net #145's training on ILSVRC-2010; its log has the rates cut before epochs 23, 51 and 78, conv1's once
+more at 68 and to zero at 72 (fact sheet, section 2.2). When the biases' rate was cut is not logged: here with the
+weights' second cut, to the final rate that the file has."""
+EDITIONS: dict[str, dict[str, Any]] = {
+    "paper": {"net": "alexnet-paper", "colour": "printed", "bias_rate": 1.0},
+    "code2012": {"net": "alexnet-code2012", "colour": "coded", "places": "shared"},
+    "one-tower": {"net": "alexnet-one-tower"},
+}
+"""What an edition's recipe has besides the paper's update, crops and reflections: P §4.1 and §5; the 2012 code (fact
+sheet, sections 2.1 to 2.5); torchvision's widths without colour noise."""
+
+
+def edition(name: str, data: str, epochs: int = LOGGED) -> Recipe:
+    """Return the recipe of an AlexNet edition, the logged schedule scaled to ``epochs``.
+
+    Raises:
+        StudyError: no such edition.
+    """
+    if name not in EDITIONS:
+        raise unknown("edition", name, EDITIONS)
+
+    def scaled(*logged: int) -> tuple[int, ...]:
+        return tuple(sorted({round(at * epochs / LOGGED) for at in logged}))
+
+    recipe = Recipe(
+        data=data, crop=224, flip=True, rate=0.01, epochs=epochs, cuts=scaled(23, 51, 78), **EDITIONS[name]
+    )
+    conv1 = scaled(68, 72)
+    if name != "code2012" or len(conv1) < 2:  # too short a training for both steps of the first layer
+        return recipe
+    return replace(recipe, bias_cuts=scaled(51), conv1=conv1)
+
+
+def _full(scale: str) -> tuple[Arm, ...]:
+    """Return the whole network in the two editions of 2012, on Imagenette, and at ``gpu`` on Tiny ImageNet.
+
+    At ``laptop`` 20 epochs, one 600th of the paper's training, are made the most of: batches of 32 for four times the
+    updates, half the rate, cut late.
+    """
+    keep = ("conv1", "snapshots", "probabilities", "labels", "neighbours")
+    lengths: dict[str, dict[str, Any]] = {
+        "smoke": {"data": "synthetic:size=256,train=24,test=12", "batch": 8, "epochs": 2, "cuts": (1,)},
+        "laptop": {"batch": 32, "rate": 0.005, "epochs": 20, "cuts": (14, 18)},
+        "gpu": {"precision": "bf16"},
+    }
+    if scale not in lengths:
+        return ()
+    arms = []
+    for name in ("paper", "code2012"):
+        recipe = edition(name, "imagenette")
+        if scale != "gpu":  # nor is there time for the first layer and the biases to go their own way
+            recipe = replace(recipe, bias_cuts=None, conv1=())
+        recipe = replace(recipe, **lengths[scale])
+        arms.append(Arm(name=name, recipe=recipe, seeds=10 if scale == "gpu" else 1, keep=keep))
+        if scale == "gpu":
+            tiny = replace(recipe, data="tiny-imagenet-200")
+            arms.append(Arm(name=f"{name}-tiny", recipe=tiny, seeds=3, keep=keep, priority=1))
+    return tuple(arms)
+
+
 _TOWERS = {name: {"net": f"alexnet32-{name}"} for name in ("half-tower", "one-tower", "towers-apart")}
 _AUGMENTATION: dict[str, dict[str, Any]] = {
     "none": {"places": "centre", "flip": False},
@@ -217,6 +280,7 @@ EXPERIMENTS = {
             "training_details", "Weight decay, initial biases, test views (5, 6)", _ablation(_DETAILS, laptop=3)
         ),
         Experiment("ensembles", "Averaging networks (6)", _ensembles),
+        Experiment("alexnet", "AlexNet itself (3.5, 5, 6)", _full),
     )
 }
 

@@ -6,6 +6,7 @@ from the same data.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -151,7 +152,7 @@ def curves(results: Mapping[str, ArmResult], names: Mapping[str, str] | None = N
     """
     figure, panels = plt.subplots(1, 2, figsize=(9.0, 3.9), sharey=True, layout="constrained")
     labels = names or {name: name for name in results}
-    for (name, label), (colour, line) in zip(labels.items(), LINES, strict=False):
+    for (name, label), (colour, line) in zip(labels.items(), itertools.cycle(LINES), strict=False):
         for panel, key in zip(panels, ("train_error_after", "test_error"), strict=True):
             for number, run in enumerate(results[name].runs.values()):
                 errors = [100 * epoch[key] for epoch in run["history"]]
@@ -265,7 +266,7 @@ def selectivity(splits: Mapping[str, Mapping[int, Split]]) -> Figure:
 def holdout(arm: ArmResult) -> Figure:
     """Draw the error on the holdout against epochs, a line a rate tried."""
     figure, panel = plt.subplots(figsize=(6.8, 3.6), layout="constrained")
-    for run, (colour, line) in zip(arm.all_runs, LINES, strict=False):
+    for run, (colour, line) in zip(arm.all_runs, itertools.cycle(LINES), strict=False):
         errors = [100 * epoch["test_error"] for epoch in run["history"]]
         panel.plot(range(1, len(errors) + 1), errors, line, color=colour, label=f"rate {run['recipe']['rate']:g}")
     panel.set(xlabel="epochs", ylabel="error on the holdout, %", ylim=(0, None), xlim=(0, None))

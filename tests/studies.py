@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -140,6 +141,14 @@ def figure1(epochs: dict[str, Sequence[float]], scale: str = "laptop") -> list[R
     return runs
 
 
+def ratio_of(setting: str, ratio: float, seeds: int = 3, spread: float = 1.001) -> dict[str, list[float]]:
+    """Return epochs of a setting's arms whose ratios lie within about ``spread`` of ``ratio``."""
+    return {
+        f"relu-{setting}": [4.0] * seeds,
+        f"tanh-{setting}": [4.0 * ratio * spread ** (seed - (seeds - 1) / 2) for seed in range(seeds)],
+    }
+
+
 SCORES = ("train_error", "train_error_after", "test_error", "test_error_5views", "test_error_10views")
 
 
@@ -168,6 +177,26 @@ def ended(
     return runs
 
 
+def whole(seeds: int = 100, draw: int = 0) -> list[Record]:
+    """Return laptop records of every arm without a search, each run once: up to ``seeds`` seeds an arm.
+
+    Scores and curves are random, those of ``draw``; every score of an arm has a level of its own, so that some
+    effects are clear and others are not.
+    """
+    runs: dict[str, Record] = {}
+    for experiment in experiments.EXPERIMENTS:
+        for arm in experiments.arms(experiment, "laptop"):
+            random = np.random.default_rng([draw, *arm.name.encode()])  # an arm more changes no other's numbers
+            levels = {name: random.uniform(20, 22) for name in (*SCORES, "early")}
+            for seed in range(0 if arm.rates else min(seeds, arm.seeds)):
+                found = {name: round(level + random.normal(0, 0.4), 2) for name, level in levels.items()}
+                errors = [round(0.03 * found["early"], 4), round(random.uniform(0.32, 0.6), 4), 0.3, 0.2]
+                scores = {name: found[name] for name in SCORES}
+                (run,) = ended(experiment, arm.name, [*[None] * seed, scores], errors=errors)
+                runs.setdefault(run["id"], run)
+    return list(runs.values())
+
+
 def keep(run: Record, tensors: Mapping[str, Tensor], folder: Path) -> Record:
     """Keep tensors of a run's network beside the records in ``folder``, and return the record that says so."""
     return {**run, "kept": records.keep(run["id"], tensors, folder)}
@@ -185,6 +214,7 @@ def pretend(errors: Callable[[Recipe], list[float]]) -> Callable[..., Result]:
         origin: str,
         on_epoch: Callable[[Epoch], None],
         abandon: Callable[[list[Epoch]], str | None],
+        snapshots: Sequence[int] = (),
     ) -> Result:
         past: list[Epoch] = []
         outcome = None

@@ -1,26 +1,31 @@
-"""The ledger does what its rules say: statistics by hand, every verdict, the published numbers once more."""
+"""The ledger does what its rules say: every verdict, every judge, and how a claim stands in its row."""
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from scipy import stats
-from studies import figure1, write
+from studies import ended, figure1, history, keep, ratio_of, whole, write
 
-from alexnet_lib import claims, evidence, experiments
-from alexnet_lib.claims import NOT_TESTED, Claim, Estimate, interval, paired_ratio, speed_up, verdict
+from alexnet_lib import claims, effects, evidence, experiments
+from alexnet_lib.claims import NOT_TESTED, Claim, judge, verdict
+from alexnet_lib.effects import Results
+from alexnet_lib.estimates import Estimate
+from alexnet_lib.filters import Split
 from alexnet_lib.recipes import StudyError
+from alexnet_lib.records import Record
 
 PROJECT = Path(__file__).resolve().parent.parent
-PUBLISHED = PROJECT / "data" / "runs" / "relu_vs_tanh.jsonl"
 CLAIMS: list[dict[str, Any]] = yaml.safe_load((PROJECT / "data" / "claims.yml").read_text())
 BY_ID = {claim["id"]: claim for claim in CLAIMS}
 KEYS = {
@@ -58,7 +63,7 @@ def test_the_ledger_lists_the_paper_s_claims() -> None:
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["id"])
 def test_a_claim_has_the_keys_that_the_head_of_the_file_explains(claim: Claim) -> None:
     allowed = KEYS | ({"threshold"} if claim["id"] == "relu-several-times-faster" else set())
-    assert KEYS <= claim.keys() <= allowed | {"planned"}
+    assert KEYS <= claim.keys() <= allowed | {"planned", "effect"}
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["id"])
@@ -103,8 +108,38 @@ def test_every_experiment_that_a_claim_names_exists() -> None:
     assert {claim["experiment"] for claim in CLAIMS} - {None} <= experiments.EXPERIMENTS.keys()
 
 
-def test_every_claim_with_an_experiment_has_a_judge_and_no_other_has() -> None:
-    assert {claim["id"] for claim in CLAIMS if claim["experiment"]} == set(claims.JUDGES)
+TESTED = [claim for claim in CLAIMS if claim["experiment"]]
+WITH_EFFECT = [claim for claim in CLAIMS if "effect" in claim]
+
+
+@pytest.mark.parametrize("claim", TESTED, ids=lambda claim: claim["id"])
+def test_a_claim_with_an_experiment_has_an_effect_or_a_judge_of_its_own_and_not_both(claim: Claim) -> None:
+    assert ("effect" in claim) != (claim["id"] in claims.JUDGES)
+
+
+def test_no_claim_without_an_experiment_has_an_effect_or_a_judge() -> None:
+    assert {claim["id"] for claim in WITH_EFFECT} | claims.JUDGES.keys() == {claim["id"] for claim in TESTED}
+
+
+@pytest.mark.parametrize("claim", WITH_EFFECT, ids=lambda claim: claim["id"])
+def test_an_effect_is_a_known_metric_of_one_arm_or_of_two_different_ones(claim: Claim) -> None:
+    effect = claim["effect"]
+    assert effect["metric"] in effects.METRICS
+    if "arm" in effect:
+        assert effect.keys() == {"metric", "arm"}
+    else:
+        assert effect.keys() == {"metric", "with", "without"}
+        assert effect["with"] != effect["without"]
+        assert claim["unit"] == "points"
+
+
+@pytest.mark.parametrize("claim", WITH_EFFECT, ids=lambda claim: claim["id"])
+def test_the_arms_of_an_effect_exist_at_every_scale_that_tests_it(claim: Claim) -> None:
+    wanted = {name for key, name in claim["effect"].items() if key != "metric"}
+    scales = [scale for scale in claim["test"] if scale != "imagenet"]  # of which the study has no run
+    assert scales
+    for scale in scales:
+        assert wanted <= {arm.name for arm in experiments.arms(claim["experiment"], scale)}, scale
 
 
 def test_the_head_of_the_file_and_the_library_know_the_same_verdicts() -> None:
@@ -136,52 +171,6 @@ def test_a_missing_claims_file_is_named(tmp_path: Path) -> None:
         claims.load(tmp_path / "none.yml")
 
 
-# --- statistics ---------------------------------------------------------------------------------------------
-
-
-def test_the_interval_of_three_values_by_hand() -> None:
-    # mean 2, standard error 1 / sqrt(3), t(0.975, 2) = 4.302653
-    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841377, 2 + 2.4841377))
-
-
-def test_the_interval_is_scipy_s_t_interval() -> None:
-    values = [0.3, -1.2, 2.5, 0.9, 1.1]
-    expected = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
-    assert interval(values) == pytest.approx(tuple(map(float, expected)))
-
-
-def test_one_value_has_no_finite_interval() -> None:
-    assert interval([3.0]) == (-math.inf, math.inf)
-
-
-def test_equal_values_have_an_interval_of_no_width() -> None:
-    assert interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
-
-
-def test_a_paired_ratio_is_the_geometric_mean_over_the_common_seeds() -> None:
-    estimate = paired_ratio({0: 8.0, 1: 18.0, 7: 1.0}, {1: 2.0, 0: 2.0, 5: 1.0})
-    assert estimate
-    assert estimate.values == pytest.approx((4.0, 9.0))
-    assert estimate.mean == pytest.approx(6.0)
-
-
-def test_the_interval_of_a_paired_ratio_is_that_of_the_logarithms() -> None:
-    estimate = paired_ratio({0: 8.0, 1: 18.0}, {0: 2.0, 1: 2.0})
-    half = 12.7062047362 * math.log(9 / 4) / 2  # t(0.975, 1) times the standard error of two values
-    assert estimate
-    assert (estimate.low, estimate.high) == pytest.approx((6 * math.exp(-half), 6 * math.exp(half)))
-
-
-def test_a_ratio_of_one_pair_has_an_interval_that_excludes_nothing() -> None:
-    estimate = paired_ratio({0: 8.0}, {0: 2.0})
-    assert estimate
-    assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((4.0, 0.0, math.inf))
-
-
-def test_no_common_seed_gives_no_ratio() -> None:
-    assert paired_ratio({0: 8.0}, {1: 2.0}) is None
-
-
 # --- the verdict on an effect -------------------------------------------------------------------------------
 
 RATIO = {"unit": "ratio", "better": "higher", "paper": 6, "band": [4, 9], "number_at": ["laptop"]}
@@ -189,7 +178,7 @@ POINTS = {"unit": "points", "better": "lower", "paper": -1.4, "band": [-2.0, -0.
 
 
 def estimate(low: float, mean: float, high: float, *, at_least: bool = False) -> Estimate:
-    return Estimate(mean, low, high, (mean,) * 5, at_least)
+    return Estimate(mean, low, high, (mean,) * 5, at_least=at_least)
 
 
 @pytest.mark.parametrize(
@@ -248,47 +237,36 @@ def test_where_the_paper_gives_a_direction_alone_the_direction_reproduces_the_cl
     assert verdict(claim, estimate(-3.0, -2.0, -1.0), "gpu") == "reproduced"
 
 
+def test_a_direction_alone_is_the_claim_only_where_the_scale_tests_it() -> None:
+    claim = BY_ID["crops-and-flips"]
+    assert verdict(claim, estimate(-3.0, -2.0, -1.0), "smoke") == "direction reproduced"
+    assert verdict(claim, estimate(1.0, 2.0, 3.0), "gpu") == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (estimate(12.9, 13.2, 13.6), "reproduced"),  # the interval holds 13
+        (estimate(13.1, 13.4, 13.7), "reproduced"),  # the mean lies in the band
+        (estimate(11.0, 12.0, 12.4), "direction reproduced"),  # fewer errors than claimed
+        (estimate(13.6, 14.0, 14.4), "contradicted"),
+        (estimate(11.0, 12.0, 12.7), "inconclusive"),  # below 13, and reaches into the band
+        (estimate(13.4, 14.0, 14.6), "inconclusive"),
+    ],
+)
+def test_the_verdict_on_an_error_rate(found: Estimate, expected: str) -> None:
+    assert verdict(BY_ID["cifar10-13-per-cent"], found, "gpu") == expected
+
+
 # --- Figure 1 from made-up records --------------------------------------------------------------------------
 
 
-def study(tmp_path: Path, epochs: dict[str, Sequence[float]]) -> claims.Results:
-    write(tmp_path, figure1(epochs))
-    return evidence.results("relu_vs_tanh", "laptop", tmp_path)
-
-
-def ratio_of(setting: str, ratio: float, seeds: int = 3, spread: float = 1.001) -> dict[str, list[float]]:
-    """Return epochs of a setting's arms whose ratios lie within about ``spread`` of ``ratio``."""
-    return {
-        f"relu-{setting}": [4.0] * seeds,
-        f"tanh-{setting}": [4.0 * ratio * spread ** (seed - (seeds - 1) / 2) for seed in range(seeds)],
-    }
-
-
-def test_the_speed_up_divides_tanh_s_epochs_by_relu_s_seed_by_seed(tmp_path: Path) -> None:
-    found = speed_up(study(tmp_path, {"relu-2012": [4.0, 5.0], "tanh-2012": [24.0, 20.0]}), "2012")
-    assert found
-    assert (found.values, found.at_least) == (pytest.approx((6.0, 4.0)), False)
-
-
-def test_a_tanh_run_at_its_cap_makes_the_speed_up_a_lower_bound(tmp_path: Path) -> None:
-    found = speed_up(study(tmp_path, {"relu-2012": [4.0, 5.0], "tanh-2012": [24.0, 200.0]}), "2012")
-    assert found
-    assert (found.values, found.at_least) == (pytest.approx((6.0, 16.0)), True)
-
-
-def test_a_capped_tanh_run_without_its_relu_run_bounds_nothing(tmp_path: Path) -> None:
-    found = speed_up(study(tmp_path, {"relu-2012": [4.0], "tanh-2012": [24.0, 200.0]}), "2012")
-    assert found
-    assert (found.n, found.at_least) == (1, False)
-
-
-def test_without_a_pair_there_is_no_speed_up(tmp_path: Path) -> None:
-    assert speed_up(study(tmp_path, {"relu-2012": [4.0]}), "2012") is None
+def study(folder: Path, epochs: dict[str, Sequence[float]]) -> Results:
+    return evidence.results("relu_vs_tanh", "laptop", write(folder, figure1(epochs)))
 
 
 def several(tmp_path: Path, epochs: dict[str, Sequence[float]]) -> tuple[Estimate | None, str]:
-    claim = BY_ID["relu-several-times-faster"]
-    return claims.JUDGES[claim["id"]](claim, study(tmp_path, epochs), "laptop")
+    return judge(BY_ID["relu-several-times-faster"], study(tmp_path, epochs), "laptop")
 
 
 @pytest.mark.parametrize(
@@ -324,6 +302,279 @@ def test_several_fold_is_open_while_a_setting_lacks_pairs(tmp_path: Path) -> Non
 
 def test_several_fold_is_open_while_no_setting_has_three_pairs(tmp_path: Path) -> None:
     assert several(tmp_path, ratio_of("2012", 6.0, seeds=2)) == (None, NOT_TESTED)
+
+
+# --- effects and levels from made-up records ----------------------------------------------------------------
+
+
+def results_of(folder: Path, experiment: str, *runs: Record, scale: str = "laptop") -> Results:
+    return evidence.results(experiment, scale, write(folder, runs))
+
+
+def pairs(experiment: str, with_: str, without: str, differences: Sequence[float], **more: Any) -> list[Record]:
+    """Return records of two arms whose test errors differ by these points, seed by seed."""
+    below = [20.0 + seed for seed in range(len(differences))]
+    above = [error + points for error, points in zip(below, differences, strict=True)]
+    return [*ended(experiment, with_, above, **more), *ended(experiment, without, below, **more)]
+
+
+def about(middle: float, n: int, spread: float = 0.05) -> list[float]:
+    """Return ``n`` numbers around ``middle``."""
+    return [middle + spread * (number - (n - 1) / 2) for number in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        (about(-2.0, 3), "reproduced"),
+        ([-2.0, 1.0, -1.0], "inconclusive"),
+        (about(0.5, 3), "contradicted"),
+    ],
+)
+def test_a_direction_is_judged_from_the_runs_of_its_two_arms(
+    tmp_path: Path, differences: list[float], expected: str
+) -> None:
+    claim = {**BY_ID["crops-and-flips"], "effect": {"metric": "test_error", "with": "base", "without": "none"}}
+    found, judged = judge(
+        claim, results_of(tmp_path, "augmentation", *pairs("augmentation", "base", "none", differences)), "laptop"
+    )
+    assert found
+    assert (found.values, judged) == (pytest.approx(tuple(differences)), expected)
+
+
+def test_the_gap_is_test_minus_training_error_of_the_arms_that_the_claim_names(tmp_path: Path) -> None:
+    runs = [
+        *ended(
+            "dropout", "base", [{"test_error": 22.0, "train_error_after": 15.0 + 0.1 * seed} for seed in range(3)]
+        ),
+        *ended("dropout", "no-dropout", [{"test_error": 24.0, "train_error_after": 4.0} for _ in range(3)]),
+    ]
+    found, judged = judge(BY_ID["dropout-against-overfitting"], results_of(tmp_path, "dropout", *runs), "laptop")
+    assert found
+    assert (found.values, judged) == (pytest.approx((-13.0, -13.1, -13.2)), "reproduced")
+
+
+@pytest.mark.parametrize(
+    ("scale", "seeds", "expected"), [("laptop", 5, "direction reproduced"), ("gpu", 10, "reproduced")]
+)
+def test_the_paper_s_difference_is_only_reproduced_with_the_paper_s_data_and_schedule(
+    tmp_path: Path, scale: str, seeds: int, expected: str
+) -> None:
+    scores = [[{"test_error_10views": error} for error in about(middle, seeds)] for middle in (11.0, 13.0)]
+    arms = [ended("lrn", arm, each, scale=scale) for arm, each in zip(("11pct", "11pct-no-lrn"), scores, strict=True)]
+    arms[1][0]["scores"]["test_error_10views"] += 0.001
+    _, judged = judge(BY_ID["lrn-cifar10"], results_of(tmp_path, "lrn", *arms[0], *arms[1], scale=scale), scale)
+    assert judged == expected
+
+
+def test_an_effect_of_one_arm_is_the_mean_over_its_seeds(tmp_path: Path) -> None:
+    gains = about(-1.2, 15)
+    runs = ended("training_details", "base", [{"test_error": 20, "test_error_10views": 20 + gain} for gain in gains])
+    found, judged = judge(BY_ID["ten-views"], results_of(tmp_path, "training_details", *runs), "laptop")
+    assert found
+    assert (found.values, found.unit, judged) == (pytest.approx(tuple(gains)), "points", "direction reproduced")
+
+
+@pytest.mark.parametrize(("scale", "expected"), [("laptop", NOT_TESTED), ("gpu", "reproduced")])
+def test_a_level_is_printed_at_every_scale_and_judged_where_the_number_is_tested(
+    tmp_path: Path, scale: str, expected: str
+) -> None:
+    scores = [{"test_error_10views": error} for error in about(13.1, 10)]
+    results = results_of(tmp_path, "lrn", *ended("lrn", "13pct", scores, scale=scale), scale=scale)
+    found, judged = judge(BY_ID["cifar10-13-per-cent"], results, scale)
+    assert found
+    assert (found.unit, found.mean, judged) == ("per cent", pytest.approx(13.1, abs=0.2), expected)
+
+
+@pytest.mark.parametrize("seeds", [1, 4, 5])
+def test_a_claim_is_open_until_every_seed_that_the_scale_declares_has_ended(tmp_path: Path, seeds: int) -> None:
+    results = results_of(tmp_path, "lrn", *pairs("lrn", "base", "no-lrn", about(-1.4, seeds)))
+    found, judged = judge(BY_ID["lrn-imagenet"], results, "laptop")
+    assert found
+    assert (found.n, judged) == (seeds, "direction reproduced" if seeds == 5 else "inconclusive")
+
+
+def test_a_level_is_open_until_every_seed_has_ended(tmp_path: Path) -> None:
+    scores = [{"test_error_10views": error} for error in about(13.0, 9)]
+    results = results_of(tmp_path, "lrn", *ended("lrn", "13pct", scores, scale="gpu"), scale="gpu")
+    assert judge(BY_ID["cifar10-13-per-cent"], results, "gpu")[1] == "inconclusive"
+
+
+def test_a_run_that_diverged_leaves_its_claim_open(tmp_path: Path) -> None:
+    *runs, last = pairs("lrn", "base", "no-lrn", about(-1.4, 5))
+    failed = {**last, "outcome": "diverged: loss not finite", "scores": {}}
+    found, judged = judge(BY_ID["lrn-imagenet"], results_of(tmp_path, "lrn", *runs, failed), "laptop")
+    assert found
+    assert (found.n, judged) == (4, "inconclusive")
+
+
+@pytest.mark.parametrize("claim", TESTED, ids=lambda claim: claim["id"])
+def test_a_claim_without_runs_or_without_arms_is_not_tested(tmp_path: Path, claim: Claim) -> None:
+    assert judge(claim, results_of(tmp_path, claim["experiment"]), "laptop") == (None, NOT_TESTED)
+    assert judge(claim, {}, "imagenet") == (None, NOT_TESTED)
+
+
+# --- judges of their own ------------------------------------------------------------------------------------
+
+
+def dropout(folder: Path, with_: Sequence[int], without: Sequence[int]) -> tuple[Estimate | None, str]:
+    """Judge runs that need so many epochs to 30 % training error."""
+    runs = []
+    for arm, epochs in (("base", with_), ("no-dropout", without)):
+        for run, needed in zip(ended("dropout", arm, [20.0] * len(epochs)), epochs, strict=True):
+            runs.append({**run, "history": history([0.6] * (needed - 1) + [0.3])})
+    return judge(BY_ID["dropout-doubles-iterations"], results_of(folder, "dropout", *runs), "laptop")
+
+
+@pytest.mark.parametrize(
+    ("with_", "expected"),
+    [
+        ([20, 21, 20], "reproduced"),  # about twice the epochs
+        ([17, 17, 18], "reproduced"),  # the mean lies in the band
+        ([12, 13, 12], "direction reproduced"),
+        ([12, 9, 11], "inconclusive"),
+        ([8, 7, 8], "contradicted"),
+        ([20, 21], "inconclusive"),  # the scale declares three
+        ([], NOT_TESTED),
+    ],
+)
+def test_the_slow_down_of_dropout_is_judged_as_a_ratio(tmp_path: Path, with_: list[int], expected: str) -> None:
+    found, judged = dropout(tmp_path, with_, [10, 10, 10])
+    assert (found.values if found else (), judged) == (pytest.approx([n / 10 for n in with_]), expected)
+
+
+LAYERS = ("no-conv3", "no-conv4", "no-conv5")
+OF_VERDICT = {
+    "reproduced": [-2.1, -2.0, -1.9],
+    "direction reproduced": [-0.6, -0.5, -0.4],
+    "inconclusive": [-1.0, 0.0, 1.5],
+    "contradicted": [0.9, 1.0, 1.1],
+}
+"""Differences whose verdict by themselves is this one, where the paper's number is tested."""
+
+
+def without_a_layer(folder: Path, differences: dict[str, list[float]]) -> Results:
+    """Return the experiment on depth with these differences, base minus the network without the layer."""
+    runs = [run for name, points in differences.items() for run in ended("depth", name, [30 - one for one in points])]
+    return results_of(folder, "depth", *ended("depth", "base", [30.0] * 3), *runs)
+
+
+@pytest.mark.parametrize("verdicts", list(itertools.product(OF_VERDICT, repeat=3)), ids=", ".join)
+def test_depth_is_judged_by_all_three_layers_together(tmp_path: Path, verdicts: tuple[str, ...]) -> None:
+    differences = {layer: OF_VERDICT[one] for layer, one in zip(LAYERS, verdicts, strict=True)}
+    found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences), "imagenet")
+    if "contradicted" in verdicts:
+        expected = "contradicted"
+    elif "inconclusive" in verdicts:
+        expected = "inconclusive"
+    else:
+        expected = "reproduced" if set(verdicts) == {"reproduced"} else "direction reproduced"
+    assert judged == expected
+    assert found
+    assert found.mean == pytest.approx(max(sum(points) / 3 for points in differences.values()))
+
+
+def test_depth_prints_the_smallest_effect_with_the_largest_p_value(tmp_path: Path) -> None:
+    differences = {"no-conv3": [-2.1, -2.0, -1.9], "no-conv4": [-0.5, -0.4, -0.45], "no-conv5": [-5.0, -1.0, -2.0]}
+    found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences), "laptop")
+    assert found
+    assert (found.note, judged) == ("smallest of 3 of 3: no-conv4", "inconclusive")
+    assert found.values == pytest.approx((-0.5, -0.4, -0.45))
+    assert found.p == pytest.approx(float(stats.ttest_1samp(differences["no-conv5"], 0).pvalue))
+
+
+@pytest.mark.parametrize("lacking", [{"no-conv4": []}, {"no-conv4": [-2.0, -2.1]}])
+def test_depth_is_open_while_a_layer_lacks_runs(tmp_path: Path, lacking: dict[str, list[float]]) -> None:
+    differences = {layer: OF_VERDICT["reproduced"] for layer in LAYERS} | lacking
+    found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences), "laptop")
+    assert found
+    assert (found.note.split(":")[0], judged) == (
+        f"smallest of {2 if lacking == {'no-conv4': []} else 3} of 3",
+        "inconclusive",
+    )
+
+
+def networks(folder: Path, mistakes: Sequence[int]) -> tuple[Estimate | None, str]:
+    """Judge networks that err on so many of 100 images each, no two in a set of five on the same, and mildly."""
+    runs = []
+    for seed, (run, wrong) in enumerate(
+        zip(ended("ensembles", "base", [50.0] * len(mistakes)), mistakes, strict=True)
+    ):
+        right = torch.full((100,), 0.9)
+        right[20 * (seed % 5) :][:wrong] = 0.4
+        tensors = {"probabilities": torch.stack([right, 1 - right], 1), "labels": torch.zeros(100, dtype=torch.uint8)}
+        runs.append(keep(run, tensors, folder))
+    return judge(BY_ID["five-networks"], results_of(folder, "ensembles", *runs), "laptop")
+
+
+def test_five_networks_are_judged_over_disjoint_sets_of_five(tmp_path: Path) -> None:
+    found, judged = networks(tmp_path, [9, 9, 9, 9, 9, 10, 10, 10, 10, 10, 11, 10, 12, 11, 11])
+    assert found
+    assert (found.values, found.unit, judged) == (pytest.approx((-9, -10, -11)), "points", "direction reproduced")
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"), [(4, (0, NOT_TESTED)), (5, (1, "inconclusive")), (14, (2, "inconclusive"))]
+)
+def test_five_networks_are_open_while_a_set_lacks_members(
+    tmp_path: Path, members: int, expected: tuple[int, str]
+) -> None:
+    found, judged = networks(tmp_path, [10] * members)
+    assert (found.n if found else 0, judged) == expected
+
+
+def towers(monkeypatch: pytest.MonkeyPatch, folder: Path, p_values: Sequence[float], seeds: int = 15) -> Any:
+    """Judge networks whose towers have these p-values, of an arm that declares so many seeds."""
+    splits = {seed: Split((), 0.5, p) for seed, p in enumerate(p_values)}
+    monkeypatch.setattr(effects, "specialised", lambda arm: splits)
+    results = results_of(folder, "two_towers")
+    base = replace(results["base"], arm=replace(results["base"].arm, seeds=seeds))
+    return judge(BY_ID["towers-specialise"], {**results, "base": base}, "laptop")
+
+
+@pytest.mark.parametrize(
+    ("special", "seeds", "low", "high", "expected"),
+    [
+        # ends of the Clopper-Pearson interval, in per cent, from a printed table
+        (15, 15, 78.20, 100.00, "reproduced"),
+        (14, 15, 68.05, 99.83, "direction reproduced"),
+        (4, 15, 7.79, 55.10, "direction reproduced"),
+        (3, 15, 4.33, 48.09, "inconclusive"),
+        (1, 15, 0.17, 31.95, "inconclusive"),
+        (0, 15, 0.00, 21.80, "contradicted"),
+        (0, 5, 0.00, 52.18, "inconclusive"),
+        (5, 5, 47.82, 100.00, "direction reproduced"),  # the interval begins below 50
+        (6, 6, 54.07, 100.00, "reproduced"),
+    ],
+)
+def test_towers_are_judged_by_the_share_of_seeds_that_specialise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, special: int, seeds: int, low: float, high: float, expected: str
+) -> None:
+    found, judged = towers(monkeypatch, tmp_path, [0.049] * special + [0.05] * (seeds - special), seeds)
+    assert (found.mean, found.low, found.high) == pytest.approx((100 * special / seeds, low, high), abs=0.006)
+    assert (found.n, found.unit, judged) == (seeds, "per cent", expected)
+
+
+def test_the_p_value_of_the_towers_is_that_of_five_per_cent_by_chance(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found, _ = towers(monkeypatch, tmp_path, [0.01] * 2 + [0.5] * 3, 5)
+    chance = sum(math.comb(5, k) * 0.05**k * 0.95 ** (5 - k) for k in range(2, 6))
+    assert found.p == pytest.approx(chance)
+
+
+def test_towers_are_open_until_every_seed_has_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found, judged = towers(monkeypatch, tmp_path, [0.01] * 14)
+    assert (found.n, judged) == (14, "inconclusive")
+
+
+def test_towers_are_judged_from_the_kernels_that_the_runs_kept(tmp_path: Path) -> None:
+    noise = torch.randn(16, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    noise[:8] = noise[:8, :1]  # the first tower is grey
+    runs = [keep(run, {"conv1": noise}, tmp_path) for run in ended("two_towers", "base", [20.0] * 3)]
+    found, judged = judge(BY_ID["towers-specialise"], results_of(tmp_path, "two_towers", *runs), "laptop")
+    assert found
+    assert (found.values, judged) == ((100.0, 100.0, 100.0), "inconclusive")
 
 
 # --- the ledger ---------------------------------------------------------------------------------------------
@@ -389,6 +640,132 @@ def test_a_claim_that_a_scale_does_not_test_says_so(tmp_path: Path, scale: str) 
     assert set(ledger[ledger["id"].isin(untested)]["verdict"]) <= {claims.NOT_TESTED}
 
 
+FAMILY = {
+    # claim -> what the metric of its arms differs by, seed by seed
+    "lrn-imagenet": [-1.0, -1.3, -1.1, -1.2, -0.9],
+    "overlapping-pooling": [-0.5, 0.1, -0.4, -0.6, -0.1],
+    "two-towers-against-half": [-0.4, -0.1, -0.2, -0.2],
+    "pca-colour-noise": [0.3, 0.2, -0.4],
+    "biases-of-one-speed-up-the-start": [-0.8],
+}
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> pd.DataFrame:
+    """Return the ledger of made-up records: five effects, a level that isn't judged, and Figure 1."""
+    runs = figure1(FIVE)
+    for name, differences in FAMILY.items():
+        effect = BY_ID[name]["effect"]
+        other, sign = (effect["without"], -1) if effect["with"] == "base" else (effect["with"], 1)
+        errors = [20.0 + sign * points for points in differences]
+        early = 0.808 if effect["metric"] == "early_train_error" else 0.8  # of a single seed
+        runs += ended(BY_ID[name]["experiment"], other, errors, errors=[early, 0.6, 0.4, 0.2])
+    runs += ended("lrn", "base", [{"test_error": 20.0, "test_error_10views": 20.0}] * 5, errors=[0.8, 0.6, 0.4, 0.2])
+    runs += ended("lrn", "13pct", [15.0, 15.1])
+    return claims.ledger("laptop", write(tmp_path, runs))
+
+
+def test_p_values_are_adjusted_over_all_judged_claims_as_benjamini_and_hochberg_did(family: pd.DataFrame) -> None:
+    raw = {name: float(stats.ttest_1samp(values, 0).pvalue) for name, values in FAMILY.items() if len(values) > 1}
+    raw["biases-of-one-speed-up-the-start"] = 1.0  # a single pair
+    raw["overlapping-pooling-overfits-less"] = raw["overlapping-pooling"]  # all training errors are equal
+    raw["relu-six-times-faster"] = raw["relu-several-times-faster"] = float(
+        stats.ttest_1samp([math.log(ratio) for ratio in (6, 5, 7, 6, 5)], 0).pvalue
+    )
+    raw["ten-views"] = 1.0  # ten views are as good as one
+    ranked = sorted(raw, key=raw.__getitem__)
+    adjusted, least = {}, 1.0
+    for rank in range(len(ranked), 0, -1):
+        least = min(least, raw[ranked[rank - 1]] * len(ranked) / rank)
+        adjusted[ranked[rank - 1]] = f"{least:.2g}"
+    printed = {name: p for name, p in zip(family["id"], family["p"], strict=True) if p}
+    assert printed == adjusted
+    assert len(set(printed.values())) >= 5
+
+
+def test_what_could_have_been_seen_stands_beside_inconclusive_effects_alone(family: pd.DataFrame) -> None:
+    verdicts = {one["id"]: one["verdict"] for one in family.to_dict("records") if one["detectable"]}
+    assert set(verdicts.values()) == {"inconclusive"}
+    assert verdicts.keys() == set(family[family["verdict"] == "inconclusive"]["id"])
+    assert len(verdicts) < sum(family["n"] != "")
+    points = row(family, "pca-colour-noise")["detectable"]
+    assert points.startswith("smallest effect that 3 pairs of this spread show with a chance of 80 %: ")
+    assert row(family, "biases-of-one-speed-up-the-start")["detectable"] == "one pair shows no effect of any size"
+
+
+def test_an_effect_s_row_from_made_up_records(family: pd.DataFrame) -> None:
+    # mean -1.1, standard error 0.15811 / sqrt(5); t(0.975, 4) = 2.776445
+    expected = {
+        "ours": "−1.10 points",
+        "interval": "−1.30 to −0.90",
+        "n": "5",
+        "detectable": "",
+        "verdict": "direction reproduced",
+        "cost": "12.0 h",  # 5 + 5 + 2 runs, an hour each
+        "chapter": "02_lrn",
+    }
+    found = row(family, "lrn-imagenet")
+    assert {key: found[key] for key in expected} == expected
+    low, high = (float(end.replace("−", "-")) for end in found["bootstrap"].split(" to "))
+    assert -1.3 <= low < -1.1 < high <= -0.9
+
+
+def test_a_level_is_printed_without_verdict_p_value_or_detectable_effect(family: pd.DataFrame) -> None:
+    found = row(family, "cifar10-13-per-cent")
+    assert found["ours"] == "50.00 %"
+    assert (found["n"], found["p"], found["detectable"], found["verdict"]) == ("2", "", "", NOT_TESTED)
+
+
+@pytest.mark.parametrize("claim", ["relu-six-times-faster", "lrn-imagenet"])
+def test_a_single_pair_has_a_dash_for_its_interval_and_no_bootstrap(tmp_path: Path, claim: str) -> None:
+    runs = [*figure1({"relu-2012": [4.0], "tanh-2012": [24.0]}), *pairs("lrn", "base", "no-lrn", [-1.0])]
+    found = row(claims.ledger("laptop", write(tmp_path, runs)), claim)
+    assert (found["n"], found["interval"], found["bootstrap"]) == ("1", "-", "")
+
+
+def test_a_capped_or_incomplete_level_of_the_towers_has_no_detectable_effect(tmp_path: Path) -> None:
+    kernels = torch.ones(16, 3, 2, 2)
+    runs = [keep(run, {"conv1": kernels}, tmp_path) for run in ended("two_towers", "base", [20.0] * 2)]
+    found = row(claims.ledger("laptop", write(tmp_path, runs)), "towers-specialise")
+    assert (found["ours"], found["bootstrap"], found["detectable"], found["verdict"]) == (
+        "0.00 %",
+        "",
+        "",
+        "inconclusive",
+    )
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with every run of the laptop scale but for some of Figure 1's, made up."""
+    folder = tmp_path_factory.mktemp("everything")
+    base = {arm.recipe.net for arm in experiments.arms("lrn", "laptop") if arm.name == "base"}
+    right = torch.linspace(0.1, 0.9, 9)
+    tensors = {
+        "conv1": torch.randn(16, 3, 3, 3, generator=torch.Generator().manual_seed(1)),
+        "probabilities": torch.stack([right, 1 - right], 1),
+        "labels": torch.zeros(9, dtype=torch.uint8),
+    }
+    runs = [keep(run, tensors, folder) if run["recipe"]["net"] in base else run for run in whole()]
+    return write(folder, [*runs, *figure1(FIVE)])
+
+
+@pytest.mark.parametrize("claim", TESTED, ids=lambda claim: claim["id"])
+def test_the_smoke_scale_measures_and_judges_nothing(everything: Path, claim: Claim) -> None:
+    results = evidence.results(claim["experiment"], "laptop", everything)
+    found, _ = judge(claim, results, "laptop")
+    assert found
+    assert judge(claim, results, "smoke") == (found, NOT_TESTED)
+
+
+def test_every_claim_that_runs_of_a_scale_judge_has_an_adjusted_p_value_and_no_other(everything: Path) -> None:
+    ledger = claims.ledger("laptop", everything)
+    judged = ledger[ledger["id"].isin([claim["id"] for claim in TESTED]) & (ledger["verdict"] != NOT_TESTED)]
+    levels = {claim["id"] for claim in TESTED if claim["unit"] == "per cent" and "laptop" not in claim["number_at"]}
+    assert set(judged["id"]) == {claim["id"] for claim in TESTED} - levels
+    assert set(ledger[ledger["p"] != ""]["id"]) == set(judged["id"])
+
+
 def test_made_up_images_decide_no_claim(tmp_path: Path) -> None:
     runs = write(tmp_path, figure1({"relu-2012": [2.0, 3.0], "tanh-2012": [6.0, 7.0]}, scale="smoke"))
     found = row(claims.ledger("smoke", runs), "relu-six-times-faster")
@@ -425,116 +802,3 @@ def test_a_count_is_the_fact_sheet_s(claim: str, number: float) -> None:
 def test_counts_are_decided_at_every_scale(tmp_path: Path, scale: str) -> None:
     ledger = claims.ledger(scale, tmp_path).set_index("id")
     assert {claim: ledger.loc[claim, "verdict"] for claim in COUNTS} == {c: v for c, (_, v) in COUNTS.items()}
-
-
-# --- the published numbers, recomputed from the lines of the file with plain arithmetic ---------------------
-
-T = {1: 12.706205, 2: 4.302653, 3: 3.182446, 4: 2.776445, 5: 2.570582, 6: 2.446912, 7: 2.364624, 8: 2.306004}
-"""97.5 % quantiles of Student's t by degrees of freedom, from a printed table."""
-CAP = 80.0
-
-
-def epochs_to_a_quarter(run: dict[str, Any]) -> float:
-    errors = [epoch["train_error"] for epoch in run["history"]]
-    for n, error in enumerate(errors):
-        if error <= 0.25:
-            return float(n + 1) if n == 0 else n + (errors[n - 1] - 0.25) / (errors[n - 1] - error)
-    return math.inf
-
-
-def seeds_at_the_chosen_rate(lines: list[dict[str, Any]], arm: str) -> dict[int, float]:
-    """Return the epochs by seed at the fastest rate of the search, empty while it lies at the grid's edge."""
-    runs: dict[tuple[float, int], dict[str, Any]] = {}
-    for run in lines:
-        if run["arm"] == arm and run["scale"] == "laptop":
-            runs.setdefault((run["recipe"]["rate"], run["recipe"]["seed"]), run)
-    grid = {rate: run for (rate, seed), run in runs.items() if seed == 0}
-    ended = {rate: run for rate, run in grid.items() if run["outcome"] == "completed"}
-    if not ended:
-        return {}
-    best = min(ended, key=lambda rate: (epochs_to_a_quarter(ended[rate]), ended[rate]["history"][-1]["train_error"]))
-    if len(grid) < 3 or not min(grid) < best < max(grid):
-        return {}
-    return {seed: epochs_to_a_quarter(run) for (rate, seed), run in runs.items() if rate == best}
-
-
-def recompute(lines: list[dict[str, Any]], setting: str) -> tuple[int, float, float, float, bool]:
-    """Return n, ratio, both ends of its interval, and whether a tanh run stopped at the cap."""
-    relu = seeds_at_the_chosen_rate(lines, f"relu-{setting}")
-    tanh = seeds_at_the_chosen_rate(lines, f"tanh-{setting}")
-    pairs = [(min(tanh[seed], CAP), min(relu[seed], CAP)) for seed in sorted(relu.keys() & tanh.keys())]
-    n = len(pairs)
-    if n == 0:
-        return 0, math.nan, math.nan, math.nan, False
-    logs = [math.log(upper / lower) for upper, lower in pairs]
-    mean = sum(logs) / n
-    capped = any(math.isinf(tanh[seed]) for seed in relu.keys() & tanh.keys())
-    if n == 1:
-        return 1, math.exp(mean), 0.0, math.inf, capped
-    half = T[n - 1] * math.sqrt(sum((x - mean) ** 2 for x in logs) / (n - 1) / n)
-    return n, math.exp(mean), math.exp(mean - half), math.exp(mean + half), capped
-
-
-def six_times(n: int, ratio: float, low: float, high: float, at_least: bool) -> str:
-    """Return the verdict as the rule of the claim words it."""
-    if n < 5:  # the protocol's number of seeds
-        return "inconclusive"
-    if low > 1:
-        number = low <= 6 <= high or 4 <= ratio <= 9
-        return "reproduced" if number and not at_least else "direction reproduced"
-    return "contradicted" if high < 1 else "inconclusive"
-
-
-def check(path: Path) -> None:
-    """Hold both Figure 1 rows of the ledger against numbers recomputed from the file's lines."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    ledger = claims.ledger("laptop", path.parent)
-    found = row(ledger, "relu-six-times-faster")
-    n, ratio, low, high, at_least = recompute(lines, "2012")
-    assert found["n"] == str(n)
-    if n:
-        assert found["ours"] == f"{'at least ' if at_least else ''}{ratio:.2f} x"
-        ends = f"{low:.2f} or more" if at_least else f"{low:.2f} to {high:.2f}"
-        assert found["interval"] == ("-" if n == 1 else ends)
-        assert found["verdict"] == six_times(n, ratio, low, high, at_least)
-    settings = sorted({run["arm"].split("-", 1)[1] for run in lines if run["scale"] == "laptop"})
-    enough = {s: numbers for s in settings if (numbers := recompute(lines, s))[0] >= 3}
-    found = row(ledger, "relu-several-times-faster")
-    if not enough:
-        assert (found["n"], found["verdict"]) == ("0", NOT_TESTED)
-        return
-    least = min(enough, key=lambda setting: enough[setting][1])
-    n, ratio, low, high, at_least = enough[least]
-    assert found["n"] == str(n)
-    note = f" (smallest of {len(enough)} of 5 settings: {least})"
-    assert found["ours"] == f"{'at least ' if at_least else ''}{ratio:.2f} x{note}"
-    lows, highs = [numbers[2] for numbers in enough.values()], [numbers[3] for numbers in enough.values()]
-    judged = "contradicted" if min(highs) < 1 else "inconclusive"
-    judged = "reproduced" if min(lows) > 2 else "direction reproduced" if min(lows) > 1 else judged
-    whole = {"2012": 5, "modern": 5, "raw-variance": 3, "unit-file": 3, "modern-26pct": 3}
-    complete = all(recompute(lines, setting)[0] >= seeds for setting, seeds in whole.items())
-    assert found["verdict"] == (judged if complete else "inconclusive")
-
-
-@pytest.mark.skipif(not PUBLISHED.is_file(), reason="no published runs of relu_vs_tanh yet")
-def test_the_published_numbers_follow_from_the_records_by_plain_arithmetic() -> None:
-    check(PUBLISHED)
-
-
-@pytest.mark.parametrize(
-    "epochs",
-    [
-        {},
-        {"relu-2012": [4.2]},
-        {"relu-2012": [4.2], "tanh-2012": [20.7]},
-        {"relu-2012": [4.2, 3.9, 4.4], "tanh-2012": [20.7, 31.3]},
-        ratio_of("2012", 5.5, seeds=4, spread=1.2) | ratio_of("modern", 1.7, spread=1.3),
-        ratio_of("2012", 25.0, seeds=5, spread=1.2) | ratio_of("unit-file", 0.7),
-    ],
-)
-def test_plain_arithmetic_agrees_on_made_up_records_whole_or_partial(
-    tmp_path: Path, epochs: dict[str, Sequence[float]]
-) -> None:
-    runs = figure1(epochs) or figure1({"relu-2012": [4.0]})[:1]
-    write(tmp_path, runs)
-    check(tmp_path / "relu_vs_tanh.jsonl")

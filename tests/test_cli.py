@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies import ARMS, add_experiment, falling, figure1, move_in, pretend, record, write
+from studies import ARMS, add_experiment, ended, falling, figure1, keep, move_in, pretend, record, write
 
 from alexnet_lib import __main__ as cli
-from alexnet_lib import bench, claims, data, notebooks, records, runner
+from alexnet_lib import bench, claims, data, experiments, notebooks, records, runner
 from alexnet_lib.data import Dataset
 from alexnet_lib.recipes import Recipe
 from alexnet_lib.records import Record
@@ -68,7 +68,17 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_the_study_has_its_commands() -> None:
-    assert set(cli.COMMANDS) >= {"train", "run", "pending", "verify", "data", "claims", "bench"}
+    assert set(cli.COMMANDS) >= {
+        "train",
+        "run",
+        "pending",
+        "publish",
+        "verify",
+        "data",
+        "claims",
+        "bench",
+        "notebook",
+    }
 
 
 def test_help_lists_every_command(tell: Tell) -> None:
@@ -274,6 +284,48 @@ def test_an_interrupted_session_says_what_is_kept(tell: Tell, monkeypatch: pytes
     assert told.err.startswith("interrupted: finished runs are recorded")
 
 
+# --- publish ------------------------------------------------------------------------------------------------
+
+
+def test_publish_adds_what_the_published_records_lack_and_nothing_twice(study: Path, tell: Tell) -> None:
+    runs = [record(RELU, falling(3.0), rate=rate) for rate in RELU.rates]
+    write(study, runs)
+    write(records.PUBLISHED, runs[:1])
+    told = tell(f"publish {study}")
+    assert told.code == 0
+    assert re.findall(r"^published (\w+)  tiny  relu-tiny  seed 0$", told.out, re.MULTILINE) == [
+        run["id"] for run in runs[1:]
+    ]
+    assert records.read(records.PUBLISHED) == runs
+    assert tell(f"publish {study}").out.startswith("0 added to ")
+    assert records.read(records.PUBLISHED) == runs
+
+
+def test_publish_takes_what_is_kept_of_a_network_along(study: Path, tell: Tell) -> None:
+    kernels = {"conv1": torch.arange(24.0).view(2, 3, 2, 2)}
+    made = keep(record(RELU, falling(3.0)), kernels, study)
+    write(study, [made])
+    assert tell(f"publish {study}").code == 0
+    assert torch.equal(records.kept(made, records.PUBLISHED)["conv1"], kernels["conv1"])
+
+
+@pytest.mark.parametrize("provenance", [{"commit": "0" * 40, "dirty": True}, {"commit": None, "dirty": None}])
+def test_publish_refuses_runs_of_code_that_no_commit_holds(
+    study: Path, tell: Tell, provenance: dict[str, object]
+) -> None:
+    good, bad = (record(RELU, falling(3.0), seed=seed) for seed in (0, 1))
+    write(study, [{**bad, "provenance": provenance}, good])
+    told = tell(f"publish {study}")
+    assert (told.code, f"refused   {bad['id']}: " in told.out) == (1, True)
+    assert records.read(records.PUBLISHED) == [good]
+
+
+def test_publish_of_a_folder_that_is_not_there_is_a_mistake(study: Path, tell: Tell) -> None:
+    told = tell(f"publish {study}/none")
+    assert (told.code, records.PUBLISHED.exists()) == (2, False)
+    assert told.err.startswith(f"error: {study}/none is no folder: name the one that run --out wrote")
+
+
 # --- verify -------------------------------------------------------------------------------------------------
 
 
@@ -318,22 +370,26 @@ def test_claims_prints_a_line_for_every_claim(tell: Tell, tmp_path: Path) -> Non
     assert len(lines) == len(claims.load())
 
 
+def test_claims_prints_an_effect_with_its_interval(tell: Tell, tmp_path: Path) -> None:
+    runs = [*ended("lrn", "base", [20.0, 20.5]), *ended("lrn", "no-lrn", [21.0, 21.7])]
+    write(tmp_path / "runs", runs)
+    (line,) = [line for line in tell("claims").out.splitlines() if "lrn-imagenet" in line]
+    assert re.search(r"paper -1\.4 / -1\.2 points +−1\.10 points \[−2\.37 to \+0\.17\] n=2 +inconclusive$", line)
+
+
+@pytest.mark.parametrize("scale", experiments.SCALES)
+def test_claims_are_printed_for_every_scale(tell: Tell, scale: str) -> None:
+    told = tell(f"claims --scale {scale}")
+    assert (told.code, len(told.out.splitlines())) == (0, len(claims.load()))
+
+
 def test_claims_writes_the_whole_ledger_as_csv(tell: Tell, tmp_path: Path) -> None:
     told = tell(f"claims --scale gpu --csv {tmp_path}/ledger.csv")
     with (tmp_path / "ledger.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert told.out == f"{len(rows)} claims: {tmp_path}/ledger.csv\n"
-    assert rows[0].keys() >= {
-        "id",
-        "section",
-        "claim",
-        "paper",
-        "ours",
-        "interval",
-        "n",
-        "verdict",
-        "chapter",
-    }
+    columns = "id section claim paper log ours interval bootstrap n p detectable scale verdict cost chapter"
+    assert list(rows[0]) == columns.split()
     assert {row["verdict"] for row in rows if row["id"] == "parameters-60-million"} == {"reproduced"}
 
 

@@ -144,7 +144,11 @@ def compared(folder: Path, with_: Sequence[float | None], without: Sequence[floa
 def test_a_difference_is_paired_by_seed(tmp_path: Path) -> None:
     found = difference(compared(tmp_path, [20.0, 22.0, 27.0], [21.5, 21.0, 24.0]), "base", "no-lrn")
     assert found
-    assert (found.values, found.mean, found.unit) == (pytest.approx((-1.5, 1.0, 3.0)), pytest.approx(2.5 / 3), "points")
+    assert (found.values, found.mean, found.unit) == (
+        pytest.approx((-1.5, 1.0, 3.0)),
+        pytest.approx(2.5 / 3),
+        "points",
+    )
 
 
 def test_a_difference_is_with_minus_without(tmp_path: Path) -> None:

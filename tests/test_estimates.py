@@ -254,6 +254,7 @@ def printed(mean: float, unit: str, **more: object) -> Estimate:
         (printed(-0.524, "points"), "−0.52 points", "−1.52 to +0.48", "−1.02 to −0.02"),
         (printed(1.5, "points"), "+1.50 points", "+0.50 to +2.50", "+1.00 to +2.00"),
         (printed(24.314, "per cent"), "24.31 %", "23.31 to 25.31", "23.81 to 24.81"),
+        (printed(-0.314, "per cent"), "−0.31 %", "−1.31 to 0.69", "−0.81 to 0.19"),
         (printed(5.1, "ratio", at_least=True), "at least 5.10 x", "4.10 or more", "4.60 or more"),
         (printed(5.1, "ratio", note="one of 5"), "5.10 x (one of 5)", "4.10 to 6.10", "4.60 to 5.60"),
     ],

@@ -10,12 +10,16 @@ from typing import Any
 
 import nbformat
 import pytest
+import yaml
 
 from alexnet_lib import notebooks
 from alexnet_lib.notebooks import execute, find
 from alexnet_lib.recipes import StudyError
 
-COMMITTED = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+PROJECT = Path(__file__).resolve().parent.parent
+COMMITTED = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+IN_CHAPTERS = [claim for claim in yaml.safe_load((PROJECT / "data" / "claims.yml").read_text()) if claim["chapter"]]
+BY_RUNS = [claim for claim in IN_CHAPTERS if claim["experiment"]]
 
 
 def write(path: Path, *sources: str) -> Path:
@@ -130,8 +134,29 @@ def test_an_unknown_notebook_is_answered_with_the_nearest(name: str, nearest: st
 every = pytest.mark.parametrize("notebook", COMMITTED, ids=lambda path: path.stem)
 
 
-def test_the_study_has_its_first_notebooks() -> None:
-    assert {path.stem for path in COMMITTED} >= {"00_ledger", "01_relu_vs_tanh", "editions"}
+def test_the_study_has_a_notebook_for_every_chapter_of_a_claim() -> None:
+    assert {path.stem for path in COMMITTED} >= {
+        "00_ledger",
+        "alexnet32",
+        *(claim["chapter"] for claim in IN_CHAPTERS),
+    }
+
+
+@pytest.mark.parametrize("claim", BY_RUNS, ids=lambda claim: claim["id"])
+def test_a_claim_s_chapter_judges_it_by_the_runs_of_its_experiment(claim: dict[str, Any]) -> None:
+    (notebook,) = [path for path in COMMITTED if path.stem == claim["chapter"]]
+    source = "\n".join("".join(cell["source"]) for cell in code(notebook))
+    assert re.findall(r'runner\.study\("(\w+)", scale, retrain=retrain\)', source) == [claim["experiment"]]
+    assert source.count(f'report.verdict(claim["{claim["id"]}"], ') == 1
+
+
+@pytest.mark.parametrize("chapter", sorted({claim["chapter"] for claim in BY_RUNS}))
+def test_a_chapter_gives_no_verdict_on_a_claim_that_is_not_its_own(chapter: str) -> None:
+    (notebook,) = [path for path in COMMITTED if path.stem == chapter]
+    judged = re.findall(
+        r'report\.verdict\(claim\["([\w-]+)"\]', "".join("".join(c["source"]) for c in code(notebook))
+    )
+    assert judged == [claim["id"] for claim in BY_RUNS if claim["chapter"] == chapter]
 
 
 @every

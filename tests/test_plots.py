@@ -8,17 +8,20 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from studies import falling, figure1, record, write
+from studies import ended, falling, figure1, history, record, write
 
-from alexnet_lib import claims, evidence, experiments, plots
-from alexnet_lib.claims import Estimate, Results
+from alexnet_lib import claims, effects, evidence, experiments, plots
+from alexnet_lib.effects import Results
+from alexnet_lib.estimates import Estimate
+from alexnet_lib.filters import Split
+from alexnet_lib.records import Record
 from alexnet_lib.runner import Task
 
 RELU = {0: 4.0, 1: 5.5}
@@ -78,7 +81,7 @@ def test_every_seed_s_curve_is_its_record_s_training_error_in_per_cent(results: 
 def test_relu_is_solid_and_tanh_dashed_as_in_the_paper(results: Results) -> None:
     (panel,) = plots.training_curves(results, ["2012"], 0.25).axes
     styles = [(line.get_linestyle(), line.get_color()) for line in drawn(panel, alpha=0.8)]
-    assert styles == [("-", plots.RELU)] * 2 + [("--", plots.TANH)] * 2
+    assert styles == [("-", plots.BLUE)] * 2 + [("--", plots.RED)] * 2
 
 
 def test_the_target_is_drawn_in_per_cent(results: Results) -> None:
@@ -93,9 +96,10 @@ def test_rate_and_number_of_seeds_stand_in_the_panel(results: Results) -> None:
     assert words(panel).count("n = 2") == 2
 
 
-def test_a_setting_without_runs_is_drawn_empty(results: Results) -> None:
+def test_a_setting_without_runs_is_drawn_empty_and_says_so(results: Results) -> None:
     panels = plots.training_curves(results, ["2012", "modern"], 0.25).axes
     assert drawn(panels[1], alpha=0.8) == []
+    assert words(panels[1]) == "ReLU: no run yet tanh: no run yet"
 
 
 def test_every_setting_has_a_panel_of_its_own_with_axes_in_words(results: Results) -> None:
@@ -157,7 +161,7 @@ def test_every_panel_of_the_search_shows_a_setting(searched: Results, settings: 
     assert [panel.get_title("left") for panel in panels if panel.axison] == [f"recipe: {s}" for s in settings]
 
 
-# --- the ratios ---------------------------------------------------------------------------------------------
+# --- effects ---------------------------------------------------------------------------------------------
 
 ESTIMATES = {
     "2012": Estimate(5.5, 4.5, 6.7, (5.0, 6.0, 5.5)),
@@ -168,38 +172,259 @@ ESTIMATES = {
 
 
 def test_every_seed_is_a_dot_at_its_ratio() -> None:
-    (panel,) = plots.ratios(ESTIMATES, 6).axes
+    (panel,) = plots.effects(ESTIMATES, 6, "tanh / ReLU").axes
     dots = [[x for x, _ in points(line)] for line in drawn(panel, marker="o")]
     assert dots == [[2.0], [2.5, 3.6], [5.0, 6.0, 5.5]]
 
 
 def test_the_means_are_marked_and_lower_bounds_differently() -> None:
-    (panel,) = plots.ratios(ESTIMATES, 6).axes
+    (panel,) = plots.effects(ESTIMATES, 6, "tanh / ReLU").axes
     assert [x for line in drawn(panel, marker="D") for x, _ in points(line)] == [2.0, 5.5]
     assert [x for line in drawn(panel, marker=">") for x, _ in points(line)] == [3.0]
 
 
 def test_intervals_are_drawn_where_there_are_at_least_two_seeds() -> None:
-    (panel,) = plots.ratios(ESTIMATES, 6).axes
+    (panel,) = plots.effects(ESTIMATES, 6, "tanh / ReLU").axes
     assert [[x for x, _ in points(line)] for line in drawn(panel, linewidth=1.6)] == [[2.0, 3.0], [4.5, 6.7]]
 
 
 def test_the_paper_s_number_is_a_dotted_line() -> None:
     paper = next(claim["paper"] for claim in claims.load() if claim["id"] == "relu-six-times-faster")
-    (panel,) = plots.ratios(ESTIMATES, paper).axes
+    (panel,) = plots.effects(ESTIMATES, paper, "tanh / ReLU").axes
     (line,) = drawn(panel, linestyle=":")
     assert [x for x, _ in points(line)] == [6.0, 6.0]
 
 
 def test_settings_are_named_from_the_top_without_those_that_have_no_runs() -> None:
-    (panel,) = plots.ratios(ESTIMATES, 6).axes
+    (panel,) = plots.effects(ESTIMATES, 6, "tanh / ReLU").axes
     marks = {label.get_text(): y for label, y in zip(panel.get_yticklabels(), panel.get_yticks(), strict=True)}
     assert marks == {"raw-variance": 0, "modern": 1, "2012": 2}
 
 
-def test_no_estimate_at_all_gives_an_empty_figure() -> None:
-    (panel,) = plots.ratios({"2012": None}, 6).axes
+def test_ratios_stand_on_a_logarithmic_axis_with_a_line_at_no_effect() -> None:
+    (panel,) = plots.effects(ESTIMATES, 6, "tanh / ReLU").axes
+    assert (panel.get_xscale(), panel.get_xlabel()) == ("log", "tanh / ReLU")
+    assert panel.get_xlim() == pytest.approx((1 / 3, 30))
+    assert [points(line)[0][0] for line in drawn(panel, color=plots.GREY)] == [1.0]
+
+
+POINTS = {
+    "narrow": Estimate(-1.5, -2.0, -1.0, (-1.25, -1.75), "points"),
+    "wide": Estimate(0.5, -12.2, 13.2, (-0.5, 1.5), "points"),
+}
+
+
+def test_points_stand_on_a_linear_axis_with_a_line_at_no_effect() -> None:
+    (panel,) = plots.effects(POINTS, None, "test error, points").axes
+    assert panel.get_xscale() == "linear"
+    assert [points(line)[0][0] for line in drawn(panel, color=plots.GREY)] == [0.0]
+    assert [[x for x, _ in points(line)] for line in drawn(panel, linewidth=1.6)] == [[-12.2, 13.2], [-2.0, -1.0]]
+
+
+@pytest.mark.parametrize("paper", [None, -6.0, 4.0])
+def test_the_axis_of_points_holds_zero_every_seed_and_the_paper_s_number_but_no_wide_interval(
+    paper: float | None,
+) -> None:
+    (panel,) = plots.effects(POINTS, paper, "points").axes
+    low, high = panel.get_xlim()
+    assert -12 < low < min(-1.75, paper or 0)
+    assert max(1.5, paper or 0) < high < 13
+
+
+def test_without_a_number_of_the_paper_no_line_is_called_its() -> None:
+    (panel,) = plots.effects(POINTS, None, "points").axes
+    assert (drawn(panel, linestyle=":"), words(panel)) == ([], "")
+    (panel,) = plots.effects(POINTS, -1.4, "points").axes
+    assert [[x for x, _ in points(line)] for line in drawn(panel, linestyle=":")] == [[-1.4, -1.4]]
+    assert words(panel) == "the paper"
+
+
+@pytest.mark.parametrize("estimates", [{"2012": None}, {}])
+def test_no_estimate_at_all_gives_a_figure_that_says_so(estimates: dict[str, Estimate | None]) -> None:
+    (panel,) = plots.effects(estimates, 6, "tanh / ReLU").axes
     assert drawn(panel, marker="o") == []
+    assert "no run yet" in words(panel)
+
+
+# --- curves -------------------------------------------------------------------------------------------------
+
+
+def trained(arm: str, seed: int, after: Sequence[float], test: Sequence[float]) -> Record:
+    """Return a record of the experiment on dropout with these errors, epoch by epoch."""
+    (made,) = ended("dropout", arm, [*[None] * seed, 20.0])
+    return {**made, "history": history([0.99] * len(after), after, test)}
+
+
+@pytest.fixture
+def dropout(tmp_path: Path) -> Results:
+    runs = [
+        trained("base", 0, [0.5, 0.4, 0.3], [0.6, 0.5, 0.4]),
+        trained("base", 1, [0.5, 0.4, 0.2], [0.6, 0.5, 0.3]),
+        trained("no-dropout", 0, [0.4, 0.1], [0.5, 0.45]),
+    ]
+    return evidence.results("dropout", "laptop", write(tmp_path, runs))
+
+
+def test_curves_are_the_errors_of_one_view_after_the_epoch_in_per_cent(dropout: Results) -> None:
+    training, test = plots.curves(dropout).axes
+    assert (training.get_title("left"), test.get_title("left")) == ("training images", "test images")
+    for panel, key in ((training, "train_error_after"), (test, "test_error")):
+        expected = [
+            [(n, 100 * epoch[key]) for n, epoch in enumerate(run["history"], 1)]
+            for arm in ("base", "no-dropout")
+            for run in dropout[arm].runs.values()
+        ]
+        assert [points(line) for line in panel.get_lines()] == [pytest.approx(np.array(each)) for each in expected]
+
+
+def test_every_arm_has_its_colour_and_dashes_and_every_seed_the_arm_s(dropout: Results) -> None:
+    for panel in plots.curves(dropout).axes:
+        styles = [(line.get_color(), line.get_linestyle()) for line in panel.get_lines()]
+        assert styles == [(plots.BLUE, "-")] * 2 + [(plots.RED, "--")]
+
+
+def legend(panel: Axes) -> list[str]:
+    found = panel.get_legend()
+    return [text.get_text() for text in found.get_texts()] if found else []
+
+
+def test_the_legend_names_every_arm_once_with_its_runs(dropout: Results) -> None:
+    training, test = plots.curves(dropout).axes
+    assert (legend(training), legend(test)) == ([], ["base, n = 2", "no-dropout, n = 1"])
+
+
+def test_only_the_arms_that_are_asked_for_are_drawn_by_their_names(dropout: Results) -> None:
+    training, test = plots.curves(dropout, {"no-dropout": "without"}).axes
+    assert (len(training.get_lines()), legend(test)) == (1, ["without, n = 1"])
+
+
+def test_curves_without_a_run_say_so(tmp_path: Path) -> None:
+    training, test = plots.curves(evidence.results("dropout", "laptop", tmp_path)).axes
+    assert (words(training), test.get_legend()) == ("no run yet", None)
+
+
+# --- kernels ------------------------------------------------------------------------------------------------
+
+
+def mosaics(panel: Axes) -> list[np.ndarray]:
+    return [np.asarray(image.get_array()) for image in panel.get_images()]
+
+
+def test_kernels_are_laid_out_tower_by_tower_with_white_between() -> None:
+    weights = torch.stack([torch.full((3, 2, 2), level) for level in (1.0, -1.0, 1.0, -1.0)])
+    (panel,) = plots.kernels({"a": [weights]}).axes
+    (image,) = mosaics(panel)
+    black = {(int(row), int(column)) for row, column in np.argwhere((image == 0).all(2))}
+    # cells of 3 pixels, the first row and column white; two rows more between the towers
+    assert image.shape == (8, 6, 3)
+    assert black == {(row, column) for row in (1, 2, 6, 7) for column in (4, 5)}
+    assert (image[(image != 0).any(2)] == 1).all()
+
+
+def test_every_kernel_is_stretched_by_its_own_largest_weight_about_mid_grey() -> None:
+    weights = torch.zeros(2, 3, 1, 2)
+    weights[0, 0, 0] = torch.tensor((4.0, -2.0))
+    weights[1, 2, 0] = torch.tensor((-0.01, 0.005))
+    (panel,) = plots.kernels({"a": [weights]}).axes
+    (image,) = mosaics(panel)
+    assert image[1, 1:].tolist() == [[1.0, 0.5, 0.5], [0.25, 0.5, 0.5]]
+    assert image[-1, 1:].tolist() == [[0.5, 0.5, 0.0], [0.5, 0.5, pytest.approx(0.75)]]
+
+
+@pytest.mark.parametrize("maps", [16, 24, 32, 96])
+def test_no_row_of_kernels_holds_two_towers(maps: int) -> None:
+    weights = torch.ones(maps, 3, 1, 1)
+    weights[maps // 2 :] = -1.0
+    (panel,) = plots.kernels({"a": [weights]}).axes
+    (image,) = mosaics(panel)
+    black = np.argwhere((image == 0).all(2))
+    assert len(black) == maps // 2
+    assert len({(int(row), int(column)) for row, column in black}) == maps // 2
+    assert black[:, 0].min() > image.shape[0] / 2
+
+
+def test_networks_stand_in_a_row_under_their_label() -> None:
+    net = torch.ones(2, 3, 1, 1)
+    panels = plots.kernels({"one": [net, net, net], "two": [net]}).axes
+    assert [len(mosaics(panel)) for panel in panels] == [1, 1, 1, 1, 0, 0]
+    assert [panel.get_title("left") for panel in panels] == ["one", "", "", "two", "", ""]
+    assert [panel.axison for panel in panels] == [False] * 6
+
+
+@pytest.mark.parametrize("weights", [{}, {"one": [], "two": []}])
+def test_kernels_of_no_network_say_so(weights: dict[str, list[torch.Tensor]]) -> None:
+    panels = plots.kernels(weights).axes
+    assert words(panels[0]) == "no run yet"
+    assert [mosaics(panel) for panel in panels] == [[]] * max(1, len(weights))
+
+
+# --- members ------------------------------------------------------------------------------------------------
+
+LONGER = Estimate(15.0, 14.0, 16.0, (14.5, 15.0, 15.5), "per cent")
+
+
+def test_averages_are_drawn_at_their_mean_by_the_number_of_networks() -> None:
+    (panel,) = plots.members({1: [20.0, 22.0], 2: [18.0, 19.0], 3: [17.0]}, {}).axes
+    assert [points(line) for line in drawn(panel, marker="o")] == [[(1, 21.0), (2, 18.5), (3, 17.0)]]
+    assert list(panel.get_xticks()) == [1, 2, 3]
+
+
+def test_ninety_five_per_cent_of_the_sets_lie_in_the_band() -> None:
+    (panel,) = plots.members({1: [20.0, 22.0], 2: [18.0, 19.0]}, {}).axes
+    (band,) = panel.collections
+    corners = {(float(x), round(float(y), 4)) for x, y in band.get_paths()[0].vertices}
+    assert corners == {(1, 20.05), (1, 21.95), (2, 18.025), (2, 18.975)}
+
+
+def test_other_networks_are_named_lines_beside_the_averages() -> None:
+    (panel,) = plots.members({1: [20.0]}, {"five times as long": LONGER, "none yet": None}).axes
+    assert [[y for _, y in points(line)] for line in drawn(panel, linestyle="--")] == [[15.0, 15.0]]
+    assert words(panel) == "five times as long, n = 3"
+
+
+def test_averages_of_no_network_say_so() -> None:
+    (panel,) = plots.members({}, {"none yet": None}).axes
+    assert (panel.get_lines()[:], words(panel)) == ([], "no run yet")
+
+
+# --- selectivity --------------------------------------------------------------------------------------------
+
+
+def test_every_kernel_is_a_mark_of_its_tower_at_its_seed() -> None:
+    splits = {0: Split((0.1, 0.2, 0.8, 0.9), -0.7, 0.3), 2: Split((0.5, 0.6, 0.3, 0.4), 0.2, 0.6)}
+    full, empty = plots.selectivity({"towers": splits, "apart": {}}).axes
+    assert [points(line) for line in drawn(full, marker="o", color=plots.BLUE)] == [
+        [(-0.15, 0.1), (-0.15, 0.2)],
+        [(1.85, 0.5), (1.85, 0.6)],
+    ]
+    assert [points(line) for line in drawn(full, marker="x", color=plots.RED)] == [
+        [(0.15, 0.8), (0.15, 0.9)],
+        [(2.15, 0.3), (2.15, 0.4)],
+    ]
+    assert [list(map(float, panel.get_xticks())) for panel in (full, empty)] == [[0.0, 2.0], []]
+    assert [panel.get_title("left") for panel in (full, empty)] == ["towers", "apart"]
+    assert (words(full), words(empty), empty.get_lines()[:]) == ("", "no run yet", [])
+
+
+# --- the holdout --------------------------------------------------------------------------------------------
+
+
+def test_every_rate_tried_is_a_line_of_its_errors_on_the_holdout(tmp_path: Path) -> None:
+    (arm,) = experiments.arms("recipe", "laptop")
+    task = Task("recipe", "laptop", arm.name, arm.recipe, True)
+    tests = {0.02: [0.5, 0.35], 0.005: [0.6, 0.4], 0.01: [0.5, 0.3]}
+    runs = [record(task, [0.9] * 2, test=errors, rate=rate) for rate, errors in tests.items()]
+    (panel,) = plots.holdout(evidence.results("recipe", "laptop", write(tmp_path, runs))["holdout"]).axes
+    assert [points(line) for line in panel.get_lines()] == [
+        pytest.approx(np.array([(1, 100 * tests[rate][0]), (2, 100 * tests[rate][1])])) for rate in sorted(tests)
+    ]
+    assert len({(line.get_color(), line.get_linestyle()) for line in panel.get_lines()}) == 3
+    assert legend(panel) == ["rate 0.005", "rate 0.01", "rate 0.02"]
+
+
+def test_a_holdout_without_a_run_says_so(tmp_path: Path) -> None:
+    (panel,) = plots.holdout(evidence.results("recipe", "laptop", tmp_path)["holdout"]).axes
+    assert (words(panel), panel.get_legend()) == ("no run yet", None)
 
 
 # --- all figures --------------------------------------------------------------------------------------------
@@ -209,7 +434,7 @@ def test_the_colours_are_the_same_two_in_every_figure(results: Results) -> None:
     figures = [plots.training_curves(results, ["2012"], 0.25), plots.rate_grids(results, ["2012"], 0.25)]
     for figure in figures:
         colours = {line.get_color() for line in figure.axes[0].get_lines()} - {plots.GREY}
-        assert colours == {plots.RELU, plots.TANH}
+        assert colours == {plots.BLUE, plots.RED}
 
 
 def test_figures_stand_on_white(results: Results) -> None:
@@ -218,10 +443,10 @@ def test_figures_stand_on_white(results: Results) -> None:
 
 def draw(folder: Path, seed_1: float) -> list[bytes]:
     results = study(folder, {"relu-2012": [4.0, seed_1], "tanh-2012": [20.0, 30.25]})
-    estimates = {setting: claims.speed_up(results, setting) for setting in claims.settings(results)}
+    estimates = {setting: effects.speed_up(results, setting) for setting in effects.settings(results)}
     return [
         svg(plots.training_curves(results, ["2012"], 0.25)),
-        svg(plots.ratios(estimates, 6)),
+        svg(plots.effects(estimates, 6, "tanh / ReLU")),
         svg(plots.rate_grids(results, ["2012"], 0.25)),
     ]
 
@@ -237,10 +462,3 @@ def test_other_data_give_other_bytes(tmp_path: Path) -> None:
         False,
         True,
     ]  # the search had seed 0 alone
-
-
-def test_a_table_has_the_book_s_class_and_no_index() -> None:
-    html = plots.table(pd.DataFrame({"arm": ["relu"], "n": [5]})).data
-    assert 'class="dataframe study"' in html
-    assert html.count("<th>") == 2
-    assert html.count("<td>") == 2
