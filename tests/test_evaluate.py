@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from alexnet_lib.data import Dataset, Split, digest
-from alexnet_lib.evaluate import Inputs, error_rate, view_probabilities
+from alexnet_lib.evaluate import (
+    Inputs,
+    error_rate,
+    features,
+    nearest,
+    neighbours,
+    same_class,
+    view_probabilities,
+)
 from alexnet_lib.recipes import Recipe, StudyError
 
 SIDE = 8
@@ -170,3 +180,61 @@ def test_an_image_counts_the_same_whatever_stands_beside_it(photos: Dataset, lin
     images, inputs = photos.test.images, crops(photos)
     alone = torch.cat([view_probabilities(linear, image[None], inputs) for image in images[:20]], 1)
     torch.testing.assert_close(alone, view_probabilities(linear, images, inputs)[:, :20])
+
+
+# --- features and neighbours ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deep() -> nn.Sequential:
+    """A named convolution, ReLU and linear layer for 6-pixel views, with dropout between them."""
+    torch.manual_seed(0)
+    parts = {"conv1": nn.Conv2d(3, 4, 3), "act1": nn.ReLU(), "drop1": nn.Dropout(0.5), "flatten": nn.Flatten()}
+    return nn.Sequential(OrderedDict(parts, fc2=nn.Linear(64, 3)))
+
+
+def test_features_are_what_the_layers_answer_to_the_centre_view_in_test_mode(
+    photos: Dataset, deep: nn.Sequential
+) -> None:
+    inputs = crops(photos)
+    found = features(deep, photos.test.images, inputs, ["act1", "fc2"])
+    centre = inputs(photos.test.images[:, 1:7, 1:7])
+    answers = deep[:2](centre)
+    torch.testing.assert_close(found["act1"], answers.flatten(1))
+    torch.testing.assert_close(found["fc2"], deep[3:](answers))
+    assert deep.training
+
+
+def test_an_unknown_layer_is_told_the_known_ones(photos: Dataset, deep: nn.Sequential) -> None:
+    with pytest.raises(StudyError, match="did you mean 'conv1'"):
+        features(deep, photos.test.images, crops(photos), ["conv2"])
+
+
+def test_the_nearest_rows_are_those_of_the_smallest_distances() -> None:
+    draw = torch.Generator().manual_seed(0)
+    queries, bank = (torch.randint(0, 256, (n, 7), generator=draw, dtype=torch.uint8) for n in (3, 20))
+    distances = torch.stack([(bank.float() - query.float()).square().sum(1) for query in queries])
+    assert torch.equal(nearest(queries, bank, 4), distances.argsort(1)[:, :4])
+
+
+def test_long_rows_are_walked_through_in_parts() -> None:
+    grey = torch.randperm(20, generator=torch.Generator().manual_seed(0)).byte() * 10
+    bank = grey[:, None].expand(-1, 2**23)  # eight rows a part
+    found = nearest(torch.tensor([[42], [179]], dtype=torch.uint8).expand(-1, 2**23), bank, 3)
+    assert grey[found].tolist() == [[40, 50, 30], [180, 170, 190]]
+
+
+def test_the_share_of_the_same_class_is_counted_over_all_neighbours() -> None:
+    rows = torch.tensor([[0, 1], [2, 3], [0, 3]])
+    assert same_class(rows, torch.tensor([5, 6, 5]), torch.tensor([5, 6, 6, 5])) == pytest.approx(4 / 6)
+
+
+def test_neighbours_are_training_images_in_pixels_and_in_a_layer_of_the_centre_view(
+    photos: Dataset, deep: nn.Sequential
+) -> None:
+    found = neighbours(deep, photos, crops(photos), ["fc2"], k=2)
+    answers = [features(deep, split.images, crops(photos), ["fc2"])["fc2"] for split in (photos.test, photos.train)]
+    pixels = [split.images[:, 1:7, 1:7].flatten(1) for split in (photos.test, photos.train)]
+    assert torch.equal(found["fc2"], nearest(answers[0], answers[1], 2))
+    assert torch.equal(found["pixels"], nearest(pixels[0], pixels[1], 2))
+    assert found["pixels"].shape == (260, 2)

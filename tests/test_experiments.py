@@ -13,8 +13,8 @@ from torch import nn
 
 from alexnet_lib import data, experiments, layers, models
 from alexnet_lib import train as training
-from alexnet_lib.experiments import Arm
-from alexnet_lib.recipes import Recipe
+from alexnet_lib.experiments import SCALES, Arm
+from alexnet_lib.recipes import Recipe, StudyError
 
 # --- Figure 1's arms ----------------------------------------------------------------------------------------
 
@@ -290,7 +290,41 @@ def test_the_smoke_scale_is_over_soon(experiment: str) -> None:
 
 @pytest.mark.parametrize("scale", ["laptop", "gpu"])
 def test_the_published_scales_train_on_cifar_10(scale: str) -> None:
-    assert {arm.recipe.data for _, at, arm in ARMS if at == scale} == {"cifar10"}
+    on = {arm.recipe.data for name, at, arm in ARMS if at == scale and name != "alexnet"}
+    assert on == {"cifar10"}
+
+
+def test_the_full_network_trains_on_pictures() -> None:
+    on = {scale: {arm.recipe.data for name, at, arm in ARMS if (name, at) == ("alexnet", scale)} for scale in SCALES}
+    assert on["laptop"] == {"imagenette"}
+    assert on["gpu"] == {"imagenette", "tiny-imagenet-200"}
+
+
+def test_an_edition_s_schedule_is_the_logged_one() -> None:
+    recipe = experiments.edition("code2012", "imagenette")
+    assert (recipe.epochs, recipe.cuts, recipe.conv1, recipe.bias_cuts) == (93, (23, 51, 78), (68, 72), (51,))
+
+
+def test_an_edition_s_schedule_is_scaled_to_its_length() -> None:
+    recipe = experiments.edition("code2012", "imagenette", epochs=31)
+    assert (recipe.cuts, recipe.conv1, recipe.bias_cuts) == ((8, 17, 26), (23, 24), (17,))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 10, 20])
+@pytest.mark.parametrize("name", experiments.EDITIONS)
+def test_an_edition_can_be_trained_for_few_epochs(name: str, epochs: int) -> None:
+    assert experiments.edition(name, "imagenette", epochs).epochs == epochs
+
+
+def test_the_editions_differ_in_net_noise_crops_and_bias_rates() -> None:
+    paper, code = (experiments.edition(name, "imagenette").resolved() for name in ("paper", "code2012"))
+    differ = {field for field in paper if paper[field] != code[field]}
+    assert differ == {"net", "colour", "places", "bias_rate", "bias_cuts", "conv1"}
+
+
+def test_an_unknown_edition_is_told_the_known_ones() -> None:
+    with pytest.raises(StudyError, match="code2012"):
+        experiments.edition("code2013", "imagenette")
 
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop"])

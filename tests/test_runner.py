@@ -529,6 +529,28 @@ def test_a_run_keeps_only_what_its_arm_asks_for(kept_run: Kept, name: str) -> No
     assert runner.kept(kept_run.result, data.load(TINY.data), [name]).keys() == {name}
 
 
+def test_a_run_can_keep_how_its_kernels_formed(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    add_experiment(monkeypatch, [replace(ONE, keep=("conv1", "snapshots"))])
+    (run,) = do(quiet)
+    found = records.kept(run, quiet.folder)
+    assert {"conv1", "conv1_after_0", "conv1_after_1", "conv1_after_2"} == found.keys()  # of three epochs
+    assert found["conv1_after_0"].shape == found["conv1"].shape
+
+
+def test_a_run_that_keeps_neighbours_scores_how_many_share_the_class(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    monkeypatch.setattr(runner, "NEIGHBOUR_LAYERS", ("pool1",))
+    add_experiment(monkeypatch, [replace(ONE, keep=("neighbours",))])
+    (run,) = do(quiet)
+    found, small = records.kept(run, quiet.folder), data.load(TINY.data)
+    for where in ("pixels", "pool1"):
+        share = (
+            (small.train.labels[found[f"neighbours_{where}"].long()] == small.test.labels[:, None]).double().mean()
+        )
+        assert run["scores"][f"neighbours_{where}_same_class"] == share
+
+
 def test_keeping_changes_no_number_of_a_run(kept_run: Kept, uninterrupted: Record) -> None:
     assert outcome_of(kept_run.record) == outcome_of(uninterrupted)
 

@@ -1225,3 +1225,22 @@ def test_a_checkpoint_of_another_torch_is_not_continued(recipe: Recipe, small: D
     torch.save(state | {"written by": "torch 1.0 on cpu, format 1"}, path)
     with pytest.raises(StudyError, match=r"written by torch 1\.0 on cpu"):
         train(replace(recipe, epochs=2), small, checkpoint=path)
+
+
+def test_snapshots_of_the_first_kernels_are_taken_at_the_epochs_asked_for(recipe: Recipe, small: Dataset) -> None:
+    result = train(recipe, small, snapshots=(0, 2, 3, 9))
+    initial = Trainer(recipe, small, CPU).model.get_parameter("conv1.weight")
+    assert result.snapshots.keys() == {0, 2, 3}
+    assert torch.equal(result.snapshots[0], initial)
+    assert torch.equal(result.snapshots[3], result.model.get_parameter("conv1.weight"))
+    assert not torch.equal(result.snapshots[2], result.snapshots[3])
+
+
+def test_a_resumed_run_has_the_snapshots_of_both_its_parts(recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(recipe, small, checkpoint=tmp_path / "run.pt", on_epoch=stop_after(2), snapshots=(0, 1, 2, 3))
+    ended = train(recipe, small, checkpoint=tmp_path / "run.pt", snapshots=(0, 1, 2, 3)).snapshots
+    whole = train(recipe, small, snapshots=(0, 1, 2, 3)).snapshots
+    assert {epoch: kernels.tolist() for epoch, kernels in ended.items()} == {
+        epoch: kernels.tolist() for epoch, kernels in whole.items()
+    }
