@@ -124,6 +124,41 @@ def _device(options: argparse.Namespace) -> str:
     return str(options.device)
 
 
+# --- evaluate -------------------------------------------------------------------------------------------------
+
+
+def _declare_evaluate(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "file", type=Path, help="trained weights of torchvision, Caffe or this library: .pth, .safetensors"
+    )
+    part.add_argument("--net", required=True, help="the network that they are of, e.g. alexnet-one-tower")
+    part.add_argument("--data", required=True, help="data set with as many classes, in their order, e.g. imagenette")
+    part.add_argument(
+        "--inputs", help="pixels it was trained on: raw, unit, caffe or torchvision (default: where names tell)"
+    )
+    part.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from alexnet_lib import data, evaluate, pretrained
+
+    device, values = _device(options), pretrained.read(options.file)
+    kind = options.inputs or ("torchvision" if pretrained.of_torchvision(values) else None)
+    if kind is None:
+        raise StudyError(f"weights {options.file}: no name tells what they were trained on: add --inputs, e.g. raw")
+    found = data.load(options.data)
+    model = pretrained.fill(values, options.file, options.net, len(found.classes)).to(device)
+    found = found.to(device)
+    inputs = pretrained.inputs(kind, options.net, found)
+    if kind == "caffe":
+        pretrained.to_caffe(model)
+    seen = evaluate.view_probabilities(model, found.test.images, inputs, which="corners")
+    print(f"{options.net} of {options.file}, inputs {kind}, on {len(found.test)} test images of {found.name}")
+    for views, mean in (("1 view", seen[4]), ("10 views", seen.mean(0))):  # the fifth is the centre
+        top = {k: 100 * evaluate.error_rate(mean, found.test.labels, min(k, mean.shape[1])) for k in (1, 5)}
+        print(f"{views:>8}: " + ", ".join(f"top-{k} error {error:.2f} %" for k, error in top.items()))
+
+
 # --- run, pending ---------------------------------------------------------------------------------------------
 
 
@@ -196,6 +231,13 @@ def _pending(options: argparse.Namespace) -> None:
         print(f"{task.recipe.id}  {task.experiment}  {task.label}{search}")
     if not tasks:
         print(f"nothing pending at scale {options.scale}")
+        return
+    folders = (_out(options), records.PUBLISHED)
+    cost, unknown = runner.hours(
+        tasks, [run for folder in folders for run in records.read(folder, scale=options.scale)]
+    )
+    without = f" ({unknown} of them not counted: no recorded run tells what they cost)" if unknown else ""
+    print(f"{len(tasks)} runs can start, up to {cost:.1f} hours of one core or GPU{without}")
 
 
 def _declare_publish(part: argparse.ArgumentParser) -> None:
@@ -325,6 +367,12 @@ COMMANDS = {
         "train one network",
         "train cifar-19pct --set inputs=unit init=variance rate=0.01 decay=0 epochs=2",
         _declare_train,
+    ),
+    "evaluate": (
+        _evaluate,
+        "measure the error rates of trained weights in a file, with one view and ten",
+        "evaluate alexnet.pth --net alexnet-one-tower --data folder:path=imagenet",
+        _declare_evaluate,
     ),
     "run": (
         _run,

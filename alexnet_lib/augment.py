@@ -66,14 +66,14 @@ def crop(images: Tensor, offsets: Tensor, size: int, flip: Tensor | None = None)
     return torch.cat((crops, crops.flip(2))).index_select(0, each + n * flip)
 
 
-def normalise(images: Tensor, mean: Tensor, scale: float) -> Tensor:
+def normalise(images: Tensor, mean: Tensor, scale: float | Tensor) -> Tensor:
     """Turn pixels into network inputs, ``(images - mean) * scale``.
 
     Args:
         images: uint8 (n, H, H, 3).
         mean: float32 (H, H, 3), the mean image's central crop of that size, whatever the offsets of the crops
-            (the 2012 code: fact sheet, sections 2.3 and 4.1).
-        scale: 1 for the raw inputs of P §2.
+            (the 2012 code: fact sheet, sections 2.3 and 4.1); or (3,), the channels' means.
+        scale: 1 for the raw inputs of P §2; or float32 (3,), one for each channel.
 
     Returns:
         float32 (n, 3, H, H) in ``channels_last`` memory.

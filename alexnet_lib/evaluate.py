@@ -23,7 +23,9 @@ class Inputs:
 
     size: int
     mean: Tensor
-    scale: float
+    """float32 (size, size, 3), or (3,) of the channels."""
+    scale: float | Tensor
+    """Of all values, or float32 (3,) of the channels."""
 
     @classmethod
     def of(cls, recipe: Recipe, data: Dataset) -> Inputs:

@@ -229,7 +229,7 @@ def _full(scale: str) -> tuple[Arm, ...]:
     """
     keep = ("conv1", "snapshots", "probabilities", "labels", "neighbours")
     lengths: dict[str, dict[str, Any]] = {
-        "smoke": {"data": "synthetic:size=256,train=24,test=12", "batch": 8, "epochs": 2, "cuts": (1,)},
+        "smoke": {"data": "synthetic:size=256,train=16,test=8", "batch": 8, "epochs": 2, "cuts": (1,)},
         "laptop": {"batch": 32, "rate": 0.005, "epochs": 20, "cuts": (14, 18)},
         "gpu": {"precision": "bf16"},
     }

@@ -462,6 +462,16 @@ def layer_table(net: nn.Module, image_size: int) -> list[LayerRow]:
     return rows
 
 
+def training_flops(net: str) -> int:
+    """Return the floating-point operations of one image in training: products and sums of the layers with weights.
+
+    Backward costs twice the forward pass, less the gradient of the image itself, which nobody needs. torch's own
+    counter says more: it counts the gradients of grouped convolutions once for each group.
+    """
+    macs = [row.macs for row in layer_table(outline(net), NETS[net].image_size) if row.macs]
+    return 2 * (3 * sum(macs) - macs[0])
+
+
 def _window(layer: nn.Module) -> str:
     if isinstance(layer, CrossMapNorm):
         return f"{layer.size} maps"

@@ -13,10 +13,13 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from alexnet_lib import filters
 from alexnet_lib.estimates import Estimate
 from alexnet_lib.evidence import ArmResult, crossing
 from alexnet_lib.filters import Split
@@ -274,4 +277,167 @@ def holdout(arm: ArmResult) -> Figure:
         panel.legend()
     else:
         _no_run(panel)
+    return figure
+
+
+# --- What the first layer learns --------------------------------------------------------------------------------
+
+
+def mosaics(columns: Mapping[str, Mapping[str, Tensor]], most: int | None = None) -> Figure:
+    """Draw first-layer kernels over the page's width, a column a network, a row a label, tower 1 above tower 2.
+
+    ``columns``: network -> label -> kernels (maps, 3, side, side). ``most``: draw that many of each tower.
+    """
+    drawn = {
+        name: {label: _mosaic(_first(some, most)) for label, some in rows.items()} for name, rows in columns.items()
+    }
+    images = [image for rows in drawn.values() for image in rows.values()]
+    wide, high = max(1, len(drawn)), max([1, *(len(rows) for rows in drawn.values())])
+    shape = max((image.shape[0] / image.shape[1] for image in images), default=0.2)
+    figure, panels = plt.subplots(
+        high, wide, figsize=(7.0, high * (7.0 / wide * shape + 0.3)), squeeze=False, layout="constrained"
+    )
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for column, (name, rows) in zip(panels.T, drawn.items(), strict=False):
+        for panel, (label, image) in zip(column, rows.items(), strict=False):
+            panel.imshow(image, interpolation="nearest")
+            panel.set_title(", ".join(filter(None, (name, label))), fontsize=10)
+    if not images:
+        _no_run(panels[0][0])
+    return figure
+
+
+def _first(weights: Tensor, most: int | None) -> Tensor:
+    """Return the first ``most`` kernels of each tower."""
+    half = len(weights) // 2
+    return torch.cat([weights[:half][:most], weights[half:][:most]])
+
+
+def noise(by_arm: Mapping[str, Mapping[int, Mapping[int, float]]]) -> Figure:
+    """Draw the noise of first-layer kernels against epochs, every seed a line and an arm a colour.
+
+    ``by_arm``: arm -> seed -> epochs -> mean of ``filters.noise``. Epochs stand on a logarithmic axis with a zero.
+    """
+    figure, panel = plt.subplots(figsize=(7.0, 3.6), layout="constrained")
+    for (name, seeds), (colour, line) in zip(by_arm.items(), itertools.cycle(LINES), strict=False):
+        for number, found in enumerate(seeds.values()):
+            label = "" if number else f"{name}, n = {len(seeds)}"
+            panel.plot([*found], [*found.values()], line, marker="o", markersize=4, color=colour, label=label)
+    panel.set(xlabel="epochs", ylabel="mean noise of the kernels")
+    if not panel.lines:
+        _no_run(panel)
+        return figure
+    ticks = sorted({epochs for seeds in by_arm.values() for found in seeds.values() for epochs in found})
+    panel.set_xscale("symlog", linthresh=1, base=2)
+    panel.set_xticks(ticks, [str(tick) for tick in ticks])
+    panel.minorticks_off()
+    panel.legend(loc="lower left")
+    panel.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
+    panel.annotate(
+        "random weights",
+        (0.99, 1),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 5),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=GREY,
+    )
+    panel.margins(y=0.12)
+    panel.set_ylim(0, None)
+    return figure
+
+
+def tuning(networks: Mapping[str, Tensor]) -> Figure:
+    """Draw every kernel's tuning curves as a line of greys, a row of panels a network: orientation, frequency, twice.
+
+    On the left its grey part, on the right its colour part, both as shares of the kernel's largest answer to any
+    grating. Orientation: at the part's best frequency. Frequency: the largest over orientations. Within a tower
+    kernels are sorted by preferred orientation, those that prefer a uniform field last.
+    """
+    rows = max(1, len(networks))
+    figure, panels = plt.subplots(
+        rows, 4, figsize=(7.0, 2.4 * rows + 0.3), sharex="col", squeeze=False, layout="constrained"
+    )
+    for panel in panels.flat:
+        panel.set_yticks([])
+    for row, (label, kernels) in zip(panels, networks.items(), strict=False):
+        whole, tower = filters.tuning(kernels), len(kernels) // 2
+        order = np.concatenate([start + np.argsort(whole.orientation[start:][:tower]) for start in (0, tower)])
+        largest = np.maximum(whole.amplitude.max((1, 2)), 1e-30)[:, None]
+        for place, part in enumerate(map(filters.tuning, filters.parts(kernels))):
+            for panel, curves, grid in (
+                (row[2 * place], part.curve, filters.ORIENTATIONS),
+                (row[2 * place + 1], part.amplitude.max(1), filters.FREQUENCIES),
+            ):
+                half = (grid[1] - grid[0]) / 2
+                panel.imshow(
+                    (curves / largest)[order],
+                    extent=(grid[0] - half, grid[-1] + half, len(order), 0),
+                    aspect="auto",
+                    interpolation="nearest",
+                    cmap="Greys",
+                    vmin=0,
+                    vmax=1,
+                )
+                panel.axhline(tower, color=RED, linewidth=1)
+        row[0].set_yticks([tower / 2, 1.5 * tower], ["tower 1", "tower 2"], rotation=90, va="center")
+        row[0].set_ylabel(label)
+    for panel, (title, unit, ticks) in zip(
+        panels[-1],
+        itertools.cycle(
+            (("orientation", "degrees", (0, 45, 90, 135)), ("frequency", "cycles a pixel", (0, 0.25, 0.5)))
+        ),
+        strict=False,
+    ):
+        panel.set_xlabel(f"{title},\n{unit}")
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panels[0][0].set_title("grey part")
+    panels[0][2].set_title("colour part")
+    if not networks:
+        _no_run(panels[0][0])
+    return figure
+
+
+COLOURFUL = LinearSegmentedColormap.from_list("colourful", ["black", "#8a8a8a", "#e69f00"])
+"""From black for a grey kernel to Okabe and Ito's orange for one that sees colour alone."""
+
+
+def preferences(networks: Mapping[str, Tensor], chance: float | None = None) -> Figure:
+    """Draw orientation selectivity against preferred frequency, a panel a network, a mark a kernel of its tower.
+
+    A mark's colour is the kernel's colour selectivity. ``chance``: a selectivity to compare with, as a dotted line.
+    """
+    rows = max(1, -(-len(networks) // 2))
+    figure, panels = plt.subplots(
+        rows, 2, figsize=(7.0, 2.9 * rows + 0.3), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for panel, (label, kernels) in zip(panels.flat, networks.items(), strict=False):
+        found, colour = filters.tuning(kernels), filters.colour_selectivity(kernels.float()).numpy()
+        for place, (half, mark) in enumerate(zip(np.split(np.arange(len(colour)), 2), "ox", strict=True), 1):
+            marks = panel.scatter(
+                found.frequency[half],
+                found.selectivity[half],
+                s=26,
+                c=colour[half],
+                marker=mark,
+                cmap=COLOURFUL,
+                vmin=0,
+                vmax=1,
+                label=f"tower {place}",
+            )
+        if chance is not None:
+            panel.axhline(chance, color=GREY, linewidth=0.8, linestyle=":")
+        panel.set(title=label, xlim=(-0.02, 0.52), ylim=(0, 1))
+    for spare in panels.flat[max(1, len(networks)) :]:
+        spare.set_axis_off()
+    for panel in panels.flat[: max(1, len(networks))]:
+        panel.set(xlabel="preferred frequency, cycles a pixel", ylabel="orientation selectivity")
+        panel.tick_params(labelbottom=True, labelleft=True)
+    if networks:
+        panels[0][0].legend(fontsize=9)
+        figure.colorbar(marks, ax=panels, label="colour selectivity", shrink=0.6)
+    else:
+        _no_run(panels[0][0])
     return figure

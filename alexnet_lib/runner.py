@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import math
 import multiprocessing
 import os
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alexnet_lib import data, evaluate, evidence, records
+from alexnet_lib import data, evaluate, evidence, models, records
 from alexnet_lib.evidence import ArmResult
 from alexnet_lib.experiments import arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
@@ -74,6 +76,33 @@ NEIGHBOUR_LAYERS = ("pool1", "pool2", "pool5", "act6", "act7")
 """Layers of AlexNet in which nearest images are looked for, besides pixels."""
 GPU_PLACES = 4
 """Runs side by side on a GPU: one alone leaves it idle while the CPU prepares, and small nets fill little of it."""
+
+
+def hours(tasks: Sequence[Task], recorded: Sequence[Record]) -> tuple[float, int]:
+    """Estimate what tasks cost, in hours of one core or GPU, from the seconds of recorded epochs on the same data.
+
+    Where a network has no record, another's seconds are scaled by the operations of both. A run counts with all its
+    epochs, though a target or an abandoned search may end it sooner. Also returned: the tasks left out, on data
+    without any record.
+    """
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for run in recorded:
+        key = run["recipe"]["data"], run["recipe"]["net"]
+        seconds.setdefault(key, []).extend(epoch["seconds"] for epoch in run["history"])
+    total, unknown = 0.0, 0
+    for task in tasks:
+        known = {
+            net: statistics.median(each) for (name, net), each in seconds.items() if name == task.recipe.data and each
+        }
+        if not known:
+            unknown += 1
+            continue
+        wanted = models.training_flops(task.recipe.net)
+        near = task.recipe.net
+        if near not in known:
+            near = min(known, key=lambda net: abs(math.log(models.training_flops(net) / wanted)))
+        total += task.recipe.epochs * known[near] * wanted / models.training_flops(near)
+    return total / 3600, unknown
 
 
 class OutOfTime(Exception):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
+import gc
 import os
 import pickle
 import resource
 import sys
 import time
+import traceback
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -286,13 +289,39 @@ class Trainer:
 
     def update(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Update the weights from one batch; return its summed loss (float64) and the number of its errors."""
+        loss, outputs = self._gradients(images, labels)
+        self.optimiser.step()
+        return loss.detach().double() * len(labels), (outputs.detach().argmax(1) != labels).sum()
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute one batch's gradients; return its mean loss and its outputs."""
         with autocast(self.recipe.precision, self.device):
             outputs = self.model(images)
         loss = functional.cross_entropy(outputs.float(), labels)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        return loss.detach().double() * len(labels), (outputs.detach().argmax(1) != labels).sum()
+        return loss, outputs
+
+    def fits(self, batch: int) -> bool:
+        """Say whether memory holds what a batch of that size needs, for a run that has ended in the lack of it.
+
+        A batch is made and its gradients are computed, beside velocities; weights and velocities don't change.
+        """
+        self.optimiser.zero_grad()
+        self.model.train()  # memory may have run out in an evaluation
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        trial = copy.copy(self)
+        trial.recipe = replace(self.recipe, batch=batch)
+        try:
+            _to_come = [torch.empty_like(w) for w in self.model.parameters() if not self.optimiser.state.get(w)]
+            trial._gradients(*next(trial.batches()))
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            return False
+        return True
 
     def _error(self, images: Tensor, labels: Tensor) -> float | None:
         """Return the single-view error rate of the network as it is, None where its outputs are not finite."""
@@ -511,16 +540,17 @@ def train(
                 on_epoch(trainer.history[-1])
     except FloatingPointError as error:
         outcome = f"diverged: {error}"
-    except RuntimeError as error:  # CUDA's error is one of torch's own, the CPU's is known by its text alone
+    except RuntimeError as error:
         size, meant = trainer.inputs.size, models.NETS[recipe.net].image_size
         if size != meant and not trainer.history:
             raise StudyError(
                 f"net {recipe.net!r} is made for images of {meant} pixels, and can't take {size} ({error}): set the "
                 "recipe field 'crop', or take another data set"
             ) from error
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not _out_of_memory(error):
             raise
-        raise StudyError(f"out of memory on {device} with batches of {recipe.batch}: take smaller ones") from error
+        traceback.clear_frames(error.__traceback__)  # they hold what the failed batch had allocated
+        raise StudyError(f"out of memory on {device} with batches of {recipe.batch}: {_remedy(trainer)}") from error
     scores, probabilities = ({}, None) if outcome.startswith("diverged") else trainer.final_scores()
     return Result(
         recipe=recipe,
@@ -542,6 +572,23 @@ def train(
             ),
         },
     )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Tell the lack of memory: CUDA's error is one of torch's own, the CPU's is known by its text alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _remedy(trainer: Trainer) -> str:
+    """Say which batch would fit: the run's own, halved until one does."""
+    batch = trainer.recipe.batch
+    sizes = [batch >> halvings for halvings in range(batch.bit_length())]
+    fitting = next((size for size in sizes if trainer.fits(size)), None)
+    if fitting is None:
+        return "not even one image fits: take a smaller network, or a device with more memory"
+    if fitting == batch:
+        return "one alone fits, so something else takes the memory: close other programs, or take less data"
+    return f"batches of {fitting} fit: set the recipe field 'batch', to {fitting} or less"
 
 
 def first_kernels(model: nn.Module) -> Tensor:

@@ -70,6 +70,7 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_the_study_has_its_commands() -> None:
     assert set(cli.COMMANDS) >= {
         "train",
+        "evaluate",
         "run",
         "pending",
         "publish",

@@ -494,3 +494,8 @@ def test_the_miniature_starts_with_the_gain_of_the_original_layer_by_layer() -> 
         return [layers.setting_of(layer).std * layer.weight[0].numel() ** 0.5 for layer in found]
 
     assert gains("alexnet32") == pytest.approx(gains("alexnet-paper"), rel=0.02)
+
+
+@pytest.mark.parametrize(("net", "million"), [("alexnet-paper", 4135.6), ("alexnet32", 45.3), ("cifar-19pct", 68.9)])
+def test_training_takes_the_operations_of_the_fact_sheet(net: str, million: float) -> None:
+    assert models.training_flops(net) / 1e6 == pytest.approx(million, abs=0.05)

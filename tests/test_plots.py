@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from studies import ended, falling, figure1, history, record, write
 
-from alexnet_lib import claims, effects, evidence, experiments, plots
+from alexnet_lib import claims, effects, evidence, experiments, filters, plots
 from alexnet_lib.effects import Results
 from alexnet_lib.estimates import Estimate
 from alexnet_lib.filters import Split
@@ -425,6 +425,114 @@ def test_every_rate_tried_is_a_line_of_its_errors_on_the_holdout(tmp_path: Path)
 def test_a_holdout_without_a_run_says_so(tmp_path: Path) -> None:
     (panel,) = plots.holdout(evidence.results("recipe", "laptop", tmp_path)["holdout"]).axes
     assert (words(panel), panel.get_legend()) == ("no run yet", None)
+
+
+# --- what the first layer learns ----------------------------------------------------------------------------
+
+
+def layer(maps: int = 6, side: int = 5, seed: int = 0) -> torch.Tensor:
+    return torch.randn(maps, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def test_mosaics_are_a_column_a_network_and_a_row_a_label() -> None:
+    one, other = layer(), layer(seed=1)
+    figure = plots.mosaics({"a": {"epoch 0": one, "epoch 1": other}, "b": {"epoch 0": other}})
+    assert figure.get_figwidth() == 7.0
+    assert [panel.get_title("left") for panel in figure.axes] == ["a, epoch 0", "b, epoch 0", "a, epoch 1", ""]
+    for panel, kernels in zip(figure.axes, (one, other, other), strict=False):
+        (expected,) = mosaics(plots.kernels({"": [kernels]}).axes[0])
+        (image,) = mosaics(panel)
+        np.testing.assert_array_equal(image, expected)
+
+
+def test_mosaics_can_show_the_first_kernels_of_each_tower_alone() -> None:
+    kernels = layer(8)
+    (some,) = plots.mosaics({"": {"a": kernels}}, most=2).axes
+    (alone,) = plots.mosaics({"": {"a": kernels[[0, 1, 4, 5]]}}).axes
+    np.testing.assert_array_equal(*mosaics(some), *mosaics(alone))
+    assert some.get_title("left") == "a"
+
+
+def test_noise_is_drawn_at_its_epochs_an_arm_a_colour_and_a_seed_a_line() -> None:
+    found = {0: {0: 1.01, 1: 0.9, 16: 0.4}, 3: {0: 0.99, 1: 0.8, 16: 0.5}}
+    (panel,) = plots.noise({"paper": found, "code2012": {0: {0: 1.0, 20: 0.7}}, "later": {}}).axes
+    lines = drawn(panel, marker="o")
+    assert [points(line) for line in lines] == [[*found[0].items()], [*found[3].items()], [(0, 1.0), (20, 0.7)]]
+    assert [line.get_color() for line in lines] == [plots.BLUE, plots.BLUE, plots.RED]
+    assert legend(panel) == ["paper, n = 2", "code2012, n = 1"]
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "1", "16", "20"]
+    assert [points(line)[0][1] for line in drawn(panel, linestyle=":")] == [1]
+    assert panel.get_ylim()[0] == 0
+
+
+def stripes(orientations: Sequence[float]) -> torch.Tensor:
+    """Return grey kernels of 11 x 11 pixels with stripes of these orientations; NaN is a uniform one."""
+    rows, columns = np.indices((11, 11))
+    angles = np.deg2rad(orientations)[:, None, None]
+    waves = np.cos(2 * np.pi * 0.2 * (np.sin(angles) * columns + np.cos(angles) * rows))
+    grey = torch.from_numpy(np.nan_to_num(waves, nan=0.5)).float()
+    return grey[:, None].expand(-1, 3, -1, -1)
+
+
+def test_tuning_curves_are_shares_of_a_kernel_s_largest_answer_sorted_within_its_tower() -> None:
+    kernels = stripes([120, np.nan, 30, 60, 90, 0])
+    panels = plots.tuning({"a": kernels}).axes
+    order = [2, 0, 1, 5, 3, 4]
+    whole = filters.tuning(kernels)
+    for place, part in enumerate(filters.parts(kernels)):
+        found = filters.tuning(part)
+        curves, envelope = mosaics(panels[2 * place])[0], mosaics(panels[2 * place + 1])[0]
+        largest = whole.amplitude.max((1, 2))[order][:, None]
+        np.testing.assert_allclose(curves, found.curve[order] / largest)
+        np.testing.assert_allclose(envelope, found.amplitude.max(1)[order] / largest)
+    assert [filters.ORIENTATIONS[row.argmax()] for row in mosaics(panels[0])[0]][:2] == [30, 120]
+    assert mosaics(panels[0])[0].max(1) == pytest.approx(np.ones(6))
+    assert mosaics(panels[2])[0].max() < 1e-6
+    assert [panel.get_title("left") for panel in panels] == ["grey part", "", "colour part", ""]
+
+
+def test_tuning_curves_stand_at_their_orientations_and_frequencies_with_a_line_between_towers() -> None:
+    figure = plots.tuning({"a": layer(), "b": layer(seed=1)})
+    assert [panel.get_ylabel() for panel in figure.axes] == ["a", "", "", "", "b", "", "", ""]
+    orientation, frequency = figure.axes[:2]
+    assert orientation.get_images()[0].get_extent() == pytest.approx([-2.5, 177.5, 6, 0])
+    assert frequency.get_images()[0].get_extent() == pytest.approx([-0.005, 0.505, 6, 0])
+    assert [points(line)[0][1] for line in drawn(orientation, color=plots.RED)] == [3]
+    assert [label.get_text() for label in orientation.get_yticklabels()] == ["tower 1", "tower 2"]
+
+
+def test_preferences_are_a_mark_a_kernel_with_its_tower_s_mark_and_its_own_colour() -> None:
+    kernels = torch.cat([stripes([0, 45, 90]), layer(3, 11)])
+    figure = plots.preferences({"a": kernels, "b": layer()}, chance=0.2)
+    found, colour = filters.tuning(kernels), filters.colour_selectivity(kernels)
+    first, second = figure.axes[0].collections
+    for marks, half in ((first, slice(0, 3)), (second, slice(3, 6))):
+        expected = np.stack([found.frequency[half], found.selectivity[half]], 1)
+        np.testing.assert_allclose(np.asarray(marks.get_offsets()), expected)
+        np.testing.assert_allclose(np.asarray(marks.get_array()), colour[half])
+        assert marks.get_clim() == (0, 1)
+    assert legend(figure.axes[0]) == ["tower 1", "tower 2"]
+    assert [panel.get_title("left") for panel in figure.axes[:2]] == ["a", "b"]
+    assert [points(line)[0][1] for line in drawn(figure.axes[1], linestyle=":")] == [0.2]
+
+
+def test_an_odd_number_of_networks_leaves_one_panel_out() -> None:
+    figure = plots.preferences({name: layer() for name in "abc"})
+    assert [panel.axison for panel in figure.axes[:4]] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("draw", [plots.mosaics, plots.noise, plots.tuning, plots.preferences])
+def test_a_first_layer_without_a_run_says_so(draw: Callable[[dict], Figure]) -> None:
+    panels = draw({}).axes
+    assert words(panels[0]) == "no run yet"
+    assert [len(panel.get_images()) + len(panel.get_lines()) + len(panel.collections) for panel in panels] == [
+        0 for _ in panels
+    ]
+
+
+def test_arms_without_a_run_have_no_noise_to_draw() -> None:
+    (panel,) = plots.noise({"paper": {}, "code2012": {}}).axes
+    assert words(panel) == "no run yet"
 
 
 # --- all figures --------------------------------------------------------------------------------------------

@@ -34,12 +34,12 @@ from studies import (
     write,
 )
 
-from alexnet_lib import data, evidence, records, runner
+from alexnet_lib import data, evidence, models, records, runner
 from alexnet_lib import train as training
 from alexnet_lib.experiments import Arm
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
-from alexnet_lib.runner import Session, pending, study
+from alexnet_lib.runner import Session, Task, pending, study
 from alexnet_lib.train import Result
 
 TESTS = Path(__file__).parent
@@ -705,3 +705,25 @@ def test_a_scale_that_needs_a_gpu_says_so_where_there_is_none(monkeypatch: pytes
 
 def test_a_gpu_trains_a_few_runs_side_by_side() -> None:
     assert runner.places_for("cuda") == runner.GPU_PLACES
+
+
+# --- what runs cost -----------------------------------------------------------------------------------------
+
+
+def test_a_run_costs_its_epochs_at_the_recorded_seconds_of_its_network() -> None:
+    task = Task("tiny", "smoke", "relu", replace(TINY, epochs=100), search=False)
+    assert runner.hours([task], [record(task, [0.9, 0.8])]) == (pytest.approx(100 / 3600), 0)
+
+
+def test_another_network_s_seconds_are_scaled_by_the_operations_of_both() -> None:
+    known, wanted = (
+        Task("tiny", "smoke", net, replace(TINY, net=net), search=False) for net in ("cifar-19pct", "cifar-13pct")
+    )
+    ratio = models.training_flops("cifar-13pct") / models.training_flops("cifar-19pct")
+    found, _ = runner.hours([wanted], [record(known, [0.9])])
+    assert found == pytest.approx(wanted.recipe.epochs * ratio / 3600)
+
+
+def test_a_run_on_data_without_any_record_is_counted_as_unknown() -> None:
+    task = Task("tiny", "smoke", "relu", replace(TINY, data="cifar10"), search=False)
+    assert runner.hours([task], [record(RELU, [0.9])]) == (0.0, 1)

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import pickle
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -1095,29 +1096,94 @@ def test_an_unknown_net_is_answered_with_the_nearest_one(recipe: Recipe, small: 
 
 
 class Hungry(nn.Module):
-    """Asks for more memory than any machine has, or for what the GPU would say it lacks."""
+    """Asks for more memory than any machine has, or for what the GPU would say it lacks, above ``most`` images."""
 
-    def __init__(self, error: Exception | None) -> None:
+    def __init__(self, error: Exception | None, most: int) -> None:
         super().__init__()
-        self.error = error
+        self.error, self.most = error, most
+        self.asked: list[tuple[int, int]] = []
+        self.given: list[weakref.ref[Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
+        self.asked.append((len(x), sum(batch() is not None for batch in self.given)))
+        self.given.append(weakref.ref(x))
+        if len(x) <= self.most:
+            return x
         if self.error is not None:
-            raise self.error
+            raise type(self.error)(*self.error.args)
         return x + torch.empty(1 << 50).sum()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), None], ids=["gpu", "cpu"])
-def test_a_run_that_is_out_of_memory_says_which_batches_were_tried(
-    recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch, error: Exception | None
-) -> None:
-    def hungry(classes: int, act: layers.Activation) -> nn.Sequential:
-        top = layers.linear(3072, classes, std=0.1, decay=0.0)
-        return nn.Sequential(Hungry(error), nn.Flatten(), top)
+Starve = Callable[[int, Exception | None], Hungry]
 
-    monkeypatch.setitem(models.NETS, "hungry", models.Net("hungry", "tests", 32, 10, hungry))
-    with pytest.raises(StudyError, match="out of memory on cpu with batches of 24"):
+
+@pytest.fixture
+def starve(monkeypatch: pytest.MonkeyPatch) -> Starve:
+    """Add a net called ``hungry`` that finds memory for some images only; return its first layer."""
+
+    def add(most: int, error: Exception | None) -> Hungry:
+        first = Hungry(error, most)
+
+        def hungry(classes: int, act: layers.Activation) -> nn.Sequential:
+            return nn.Sequential(first, nn.Flatten(), layers.linear(3072, classes, std=0.1, decay=0.0))
+
+        monkeypatch.setitem(models.NETS, "hungry", models.Net("hungry", "tests", 32, 10, hungry))
+        return first
+
+    return add
+
+
+out_of_memory = pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), None], ids=["gpu", "cpu"]
+)
+
+
+@out_of_memory
+@pytest.mark.parametrize(
+    ("most", "message"),
+    [
+        (11, r"with batches of 24: batches of 6 fit: set the recipe field 'batch'"),
+        (1, r"with batches of 24: batches of 1 fit"),
+        (0, r"with batches of 24: not even one image fits: take a smaller network"),
+    ],
+)
+def test_a_run_that_is_out_of_memory_says_which_batches_were_tried_and_which_fit(
+    recipe: Recipe, small: Dataset, starve: Starve, error: Exception | None, most: int, message: str
+) -> None:
+    starve(most, error)
+    with pytest.raises(StudyError, match=f"^out of memory on cpu {message}"):
         train(replace(recipe, net="hungry"), small)
+
+
+def test_a_run_that_is_out_of_memory_beside_its_batches_says_that_they_fit(
+    recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluation(*arguments: Any, **options: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training, "view_probabilities", evaluation)
+    with pytest.raises(StudyError, match="with batches of 24: one alone fits, so something else"):
+        train(recipe, small)
+
+
+@out_of_memory
+def test_what_a_batch_held_is_let_go_before_a_smaller_one_is_tried(
+    recipe: Recipe, small: Dataset, starve: Starve, error: Exception | None
+) -> None:
+    first = starve(6, error)
+    with pytest.raises(StudyError):
+        train(replace(recipe, net="hungry", crop=32), small)
+    assert first.asked == [(24, 0), (24, 0), (12, 0), (6, 0)]
+
+
+def test_the_batches_tried_update_nothing(recipe: Recipe, small: Dataset, starve: Starve) -> None:
+    steps: list[int] = []
+    starve(6, None)
+    handle = register_optimizer_step_post_hook(lambda *_: steps.append(1))
+    with pytest.raises(StudyError):
+        train(replace(recipe, net="hungry"), small)
+    handle.remove()
+    assert steps == []
 
 
 # --- devices and precisions ----------------------------------------------------------------------------------------
