@@ -231,7 +231,9 @@ def test_a_checkpoint_of_another_recipe_is_refused(tell: Tell, recipe: Recipe, t
 def test_pending_lists_what_can_start(study: Path, tell: Tell) -> None:
     write(study, [record(RELU, falling(n), rate=rate) for rate, n in {0.01: 3, 0.02: 4, 0.005: 5}.items()])
     told = tell("pending tiny")
-    assert [line.split("  ", 1)[1] for line in told.out.splitlines()] == [
+    *listed, summed = told.out.splitlines()
+    assert summed == "4 runs can start, up to 0.0 hours of one core or GPU"
+    assert [line.split("  ", 1)[1] for line in listed] == [
         "tiny  tanh-tiny rate 0.01 seed 0  (search for the rate)",
         "tiny  tanh-tiny rate 0.02 seed 0  (search for the rate)",
         "tiny  tanh-tiny rate 0.005 seed 0  (search for the rate)",
