@@ -265,7 +265,8 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
 
     Columns: id, section, claim, paper, log, ours, interval (t), bootstrap, n, p (of no effect, adjusted), detectable
     (the smallest effect that an inconclusive design could have seen), scale, verdict, cost (core or GPU hours of the
-    claim's experiment), chapter; those from ``ours`` to ``detectable`` are empty text where nothing is measured.
+    claim's experiment), runs (the files in ``data/runs`` that hold them), chapter; those from ``ours`` to
+    ``detectable`` are empty text where nothing is measured.
 
     ``p`` is adjusted for the false discovery rate (Benjamini and Hochberg) over the family of all claims of the
     ledger that runs of this scale judge: of those below 0.05 at most 5 % are false, on average.
@@ -290,7 +291,11 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
     for claim in load():
         row = _row(claim, scale)
         if claim["id"] in judged:
-            row |= _measured(*judged[claim["id"]]) | {"cost": f"{hours[claim['experiment']]:.1f} h"}
+            runs_of = {run["experiment"] for arm in found[claim["experiment"]].values() for run in arm.all_runs}
+            row |= _measured(*judged[claim["id"]]) | {
+                "cost": f"{hours[claim['experiment']]:.1f} h",
+                "runs": " ".join(sorted(runs_of)),
+            }
         if claim["id"] in adjusted:
             row["p"] = f"{adjusted[claim['id']]:.2g}"
         rows.append(row)
@@ -327,6 +332,7 @@ def _row(claim: Claim, scale: str) -> dict[str, Any]:
         "scale": scale,
         "verdict": NOT_TESTED,
         "cost": "",
+        "runs": "",
         "chapter": claim["chapter"] or "",
     }
     if claim["metric"] == "count" and claim["chapter"]:

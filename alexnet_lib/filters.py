@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 
 def colour_selectivity(kernels: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def split(kernels: Tensor) -> Split:
     found = colour_selectivity(kernels.float()).double().numpy()
     halves = np.split(found, 2)
 
-    def apart(first: Array, second: Array, axis: int) -> Array:
+    def apart(first: _Array, second: _Array, axis: int) -> _Array:
         return np.asarray(np.abs(first.mean(axis) - second.mean(axis)))
 
     test = stats.permutation_test(
@@ -59,9 +59,9 @@ def split(kernels: Tensor) -> Split:
 
 # --- Tuning ---------------------------------------------------------------------------------------------------
 
-ORIENTATIONS: Array = np.arange(0.0, 180.0, 5.0)
+ORIENTATIONS: _Array = np.arange(0.0, 180.0, 5.0)
 """Of a grating's stripes in degrees: 0 is horizontal, 45 rises to the right, 90 is vertical."""
-FREQUENCIES: Array = np.linspace(0.0, 0.5, 51)
+FREQUENCIES: _Array = np.linspace(0.0, 0.5, 51)
 """Cycles a pixel: from uniform to the finest that a row or a column of pixels holds."""
 
 
@@ -80,15 +80,15 @@ def parts(kernels: Tensor) -> tuple[Tensor, Tensor]:
 class Tuning:
     """What gratings each kernel of a layer answers to."""
 
-    amplitude: Array
+    amplitude: _Array
     """(maps, orientations, frequencies): the answer to a grating of amplitude 1 in its best phase."""
-    frequency: Array
+    frequency: _Array
     """(maps,): of the grating that is answered most, in cycles a pixel."""
-    orientation: Array
+    orientation: _Array
     """(maps,): of the same grating, in degrees; NaN where it is uniform and has none."""
-    curve: Array
+    curve: _Array
     """(maps, orientations): the amplitudes at the best frequency."""
-    selectivity: Array
+    selectivity: _Array
     """(maps,): for orientation, at the best frequency, 0 where all are answered alike, to 1."""
 
 
@@ -123,7 +123,7 @@ def tuning(planes: Tensor) -> Tuning:
     )
 
 
-def hue(kernels: Tensor) -> tuple[Array, Array]:
+def hue(kernels: Tensor) -> tuple[_Array, _Array]:
     """Return the axis of each kernel's colour in degrees from 0 to 180, and how far one axis holds it all, 0 to 1.
 
     0 sets red against cyan, 60 yellow against blue, 120 green against magenta. As with a grating's phase, which end
