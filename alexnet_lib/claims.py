@@ -194,7 +194,7 @@ def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Esti
     splits = effects.specialised(results["base"])
     if not splits:
         return None, NOT_TESTED
-    counts = [split.p < 0.05 for split in splits.values()]  # 1 - CONFIDENCE is a little more, as a float
+    counts = [split.specialised for split in splits.values()]
     test = stats.binomtest(sum(counts), len(counts), 1 - CONFIDENCE, alternative="greater")
     ci = stats.binomtest(sum(counts), len(counts)).proportion_ci(CONFIDENCE, method="exact")
     found = Estimate(

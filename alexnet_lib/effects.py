@@ -116,7 +116,7 @@ def subsets(base: ArmResult, most: int = 50) -> dict[int, list[float]]:
     random, found = np.random.default_rng(0), {}
     for size in range(1, len(members) + 1):
         drawn = {tuple(sorted(random.choice(len(members), size, replace=False).tolist())) for _ in range(most)}
-        found[size] = [_together([members[one] for one in some])[0] for some in sorted(drawn)]
+        found[size] = [_averaged([members[one] for one in some]) for some in sorted(drawn)]
     return found
 
 
@@ -143,12 +143,10 @@ def _keeping(arm: ArmResult) -> list[int]:
     return sorted(seed for seed, run in arm.runs.items() if "kept" in run)
 
 
-def _together(members: Sequence[Mapping[str, Tensor]]) -> tuple[float, float]:
-    """Return the error rate of the members' mean probabilities and the mean of their own error rates, in per cent."""
-    labels = members[0]["labels"].long()
-    each = torch.stack([member["probabilities"].float() for member in members])
-    alone = [evaluate.error_rate(probabilities, labels) for probabilities in each]
-    return 100 * evaluate.error_rate(each.mean(0), labels), 100 * float(np.mean(alone))
+def _averaged(members: Sequence[Mapping[str, Tensor]]) -> float:
+    """Return the error rate of the members' mean probabilities, in per cent."""
+    mean = torch.stack([member["probabilities"].float() for member in members]).mean(0)
+    return 100 * evaluate.error_rate(mean, members[0]["labels"].long())
 
 
 def ensembles(base: ArmResult, size: int) -> list[tuple[float, float]]:
@@ -156,9 +154,9 @@ def ensembles(base: ArmResult, size: int) -> list[tuple[float, float]]:
 
     Each: the error rate of the mean probabilities, and the mean of the members' own error rates, in per cent.
     """
-    seeds = _keeping(base)
-    sets = [seeds[start : start + size] for start in range(0, len(seeds) - size + 1, size)]
-    return [_together([base.kept(seed) for seed in some]) for some in sets]
+    members = [base.kept(seed) for seed in _keeping(base)]
+    sets = [members[start : start + size] for start in range(0, len(members) - size + 1, size)]
+    return [(_averaged(some), float(np.mean([_averaged([one]) for one in some]))) for some in sets]
 
 
 def specialised(arm: ArmResult) -> dict[int, filters.Split]:

@@ -42,6 +42,11 @@ class Split:
     p: float
     """Share of random splits into halves whose means differ at least as much."""
 
+    @property
+    def specialised(self) -> bool:
+        """Whether the halves differ more than 95 % of random ones do."""
+        return self.p < 0.05
+
 
 def split(kernels: Tensor) -> Split:
     """Compare the two halves of ``kernels`` (maps, 3, height, width) with 9,999 random splits of them."""

@@ -178,27 +178,6 @@ def curves(results: Mapping[str, ArmResult], names: Mapping[str, str] | None = N
     return figure
 
 
-def kernels(weights: Mapping[str, Sequence[Tensor]]) -> Figure:
-    """Draw first-layer kernels, a row of panels a label and a panel a network, tower 1 above tower 2 (P Figure 3).
-
-    ``weights``: label -> (maps, 3, height, width) for every network. Each kernel is stretched to the whole range of
-    grey levels by its own largest weight, so that zero is mid-grey.
-    """
-    rows, columns = max(1, len(weights)), max([1, *(len(some) for some in weights.values())])
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(1.9 * columns + 0.6, 1.15 * rows + 0.3), squeeze=False, layout="constrained"
-    )
-    for panel in panels.flat:
-        panel.set_axis_off()
-    for row, (label, some) in zip(panels, weights.items(), strict=False):
-        for panel, each in zip(row, some, strict=False):
-            panel.imshow(_mosaic(each), interpolation="nearest")
-        row[0].set_title(label, fontsize=9)
-    if not any(weights.values()):
-        _no_run(panels[0][0])
-    return figure
-
-
 def _mosaic(weights: Tensor) -> np.ndarray[Any, Any]:
     """Lay kernels (maps, 3, side, side) out in rows, each of one tower: float (H, W, 3), a gap between towers."""
     stretched = 0.5 + 0.5 * weights / weights.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30)
@@ -286,7 +265,8 @@ def holdout(arm: ArmResult) -> Figure:
 def mosaics(columns: Mapping[str, Mapping[str, Tensor]], most: int | None = None) -> Figure:
     """Draw first-layer kernels over the page's width, a column a network, a row a label, tower 1 above tower 2.
 
-    ``columns``: network -> label -> kernels (maps, 3, side, side). ``most``: draw that many of each tower.
+    ``columns``: network -> label -> kernels (maps, 3, side, side), as in P Figure 3. ``most``: draw that many of each
+    tower. Each kernel is stretched to the whole range of grey levels by its own largest weight: zero is mid-grey.
     """
     drawn = {
         name: {label: _mosaic(_first(some, most)) for label, some in rows.items()} for name, rows in columns.items()

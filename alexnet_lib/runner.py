@@ -24,6 +24,11 @@ from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
 from alexnet_lib.train import Epoch, Result, first_kernels, train
 
+NEIGHBOUR_LAYERS = ("pool1", "pool2", "pool5", "act6", "act7")
+"""Layers of AlexNet in which nearest images are looked for, besides pixels."""
+GPU_PLACES = 4
+"""Runs side by side on a GPU: one alone leaves it idle while the CPU prepares, and small nets fill little of it."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -70,12 +75,6 @@ def pending(
 def _recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record]:
     folders = (folder,) if also is None else (folder, also)
     return [record for place in folders for record in records.read(place, scale=scale)]
-
-
-NEIGHBOUR_LAYERS = ("pool1", "pool2", "pool5", "act6", "act7")
-"""Layers of AlexNet in which nearest images are looked for, besides pixels."""
-GPU_PLACES = 4
-"""Runs side by side on a GPU: one alone leaves it idle while the CPU prepares, and small nets fill little of it."""
 
 
 def hours(tasks: Sequence[Task], recorded: Sequence[Record]) -> tuple[float, int]:

@@ -541,16 +541,18 @@ def train(
     except FloatingPointError as error:
         outcome = f"diverged: {error}"
     except RuntimeError as error:
-        size, meant = trainer.inputs.size, models.NETS[recipe.net].image_size
-        if size != meant and not trainer.history:
+        if _out_of_memory(error):
+            traceback.clear_frames(error.__traceback__)  # they hold what the failed batch had allocated
             raise StudyError(
-                f"net {recipe.net!r} is made for images of {meant} pixels, and can't take {size} ({error}): set the "
-                "recipe field 'crop', or take another data set"
+                f"out of memory on {device} with batches of {recipe.batch}: {_remedy(trainer)}"
             ) from error
-        if not _out_of_memory(error):
+        size, meant = trainer.inputs.size, models.NETS[recipe.net].image_size
+        if size == meant or trainer.history:
             raise
-        traceback.clear_frames(error.__traceback__)  # they hold what the failed batch had allocated
-        raise StudyError(f"out of memory on {device} with batches of {recipe.batch}: {_remedy(trainer)}") from error
+        raise StudyError(
+            f"net {recipe.net!r} is made for images of {meant} pixels, and can't take {size} ({error}): set the "
+            "recipe field 'crop', or take another data set"
+        ) from error
     scores, probabilities = ({}, None) if outcome.startswith("diverged") else trainer.final_scores()
     return Result(
         recipe=recipe,

@@ -312,7 +312,7 @@ def mosaics(panel: Axes) -> list[np.ndarray]:
 
 def test_kernels_are_laid_out_tower_by_tower_with_white_between() -> None:
     weights = torch.stack([torch.full((3, 2, 2), level) for level in (1.0, -1.0, 1.0, -1.0)])
-    (panel,) = plots.kernels({"a": [weights]}).axes
+    (panel,) = plots.mosaics({"": {"a": weights}}).axes
     (image,) = mosaics(panel)
     black = {(int(row), int(column)) for row, column in np.argwhere((image == 0).all(2))}
     # cells of 3 pixels, the first row and column white; two rows more between the towers
@@ -325,7 +325,7 @@ def test_every_kernel_is_stretched_by_its_own_largest_weight_about_mid_grey() ->
     weights = torch.zeros(2, 3, 1, 2)
     weights[0, 0, 0] = torch.tensor((4.0, -2.0))
     weights[1, 2, 0] = torch.tensor((-0.01, 0.005))
-    (panel,) = plots.kernels({"a": [weights]}).axes
+    (panel,) = plots.mosaics({"": {"a": weights}}).axes
     (image,) = mosaics(panel)
     assert image[1, 1:].tolist() == [[1.0, 0.5, 0.5], [0.25, 0.5, 0.5]]
     assert image[-1, 1:].tolist() == [[0.5, 0.5, 0.0], [0.5, 0.5, pytest.approx(0.75)]]
@@ -335,7 +335,7 @@ def test_every_kernel_is_stretched_by_its_own_largest_weight_about_mid_grey() ->
 def test_no_row_of_kernels_holds_two_towers(maps: int) -> None:
     weights = torch.ones(maps, 3, 1, 1)
     weights[maps // 2 :] = -1.0
-    (panel,) = plots.kernels({"a": [weights]}).axes
+    (panel,) = plots.mosaics({"": {"a": weights}}).axes
     (image,) = mosaics(panel)
     black = np.argwhere((image == 0).all(2))
     assert len(black) == maps // 2
@@ -343,19 +343,12 @@ def test_no_row_of_kernels_holds_two_towers(maps: int) -> None:
     assert black[:, 0].min() > image.shape[0] / 2
 
 
-def test_networks_stand_in_a_row_under_their_label() -> None:
-    net = torch.ones(2, 3, 1, 1)
-    panels = plots.kernels({"one": [net, net, net], "two": [net]}).axes
-    assert [len(mosaics(panel)) for panel in panels] == [1, 1, 1, 1, 0, 0]
-    assert [panel.get_title("left") for panel in panels] == ["one", "", "", "two", "", ""]
-    assert [panel.axison for panel in panels] == [False] * 6
-
-
-@pytest.mark.parametrize("weights", [{}, {"one": [], "two": []}])
-def test_kernels_of_no_network_say_so(weights: dict[str, list[torch.Tensor]]) -> None:
-    panels = plots.kernels(weights).axes
+@pytest.mark.parametrize("columns", [{}, {"one": {}, "two": {}}])
+def test_kernels_of_no_network_say_so(columns: dict[str, dict[str, torch.Tensor]]) -> None:
+    panels = plots.mosaics(columns).axes
     assert words(panels[0]) == "no run yet"
-    assert [mosaics(panel) for panel in panels] == [[]] * max(1, len(weights))
+    assert [mosaics(panel) for panel in panels] == [[]] * max(1, len(columns))
+    assert not any(panel.axison for panel in panels)
 
 
 # --- members ------------------------------------------------------------------------------------------------
@@ -440,7 +433,7 @@ def test_mosaics_are_a_column_a_network_and_a_row_a_label() -> None:
     assert figure.get_figwidth() == 7.0
     assert [panel.get_title("left") for panel in figure.axes] == ["a, epoch 0", "b, epoch 0", "a, epoch 1", ""]
     for panel, kernels in zip(figure.axes, (one, other, other), strict=False):
-        (expected,) = mosaics(plots.kernels({"": [kernels]}).axes[0])
+        (expected,) = mosaics(plots.mosaics({"": {"": kernels}}).axes[0])
         (image,) = mosaics(panel)
         np.testing.assert_array_equal(image, expected)
 
