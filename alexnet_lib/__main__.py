@@ -283,15 +283,30 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _declare_data(part: argparse.ArgumentParser) -> None:
-    part.add_argument("sets", nargs="*", default=["cifar10", "synthetic"], help="data sets (default: all)")
+    part.add_argument(
+        "sets",
+        nargs="*",
+        default=["cifar10", "synthetic"],
+        help="data sets to show; or: prepare NAME, which makes one of pictures; check NAME, which compares sums",
+    )
     part.add_argument("--download", action="store_true", help="fetch what is missing and can be fetched")
+    part.add_argument(
+        "--source", type=Path, help="of prepare: {train,val}/CLASS/IMAGE, ILSVRC's archives, or Parquet"
+    )
 
 
 def _data(options: argparse.Namespace) -> None:
-    from alexnet_lib import data
+    from alexnet_lib import data, prepare, store
 
-    print(f"data root: {data.data_root()}")
-    for name in options.sets:
+    home, names, task = data.data_root(), options.sets, ""
+    if names[:1] in (["prepare"], ["check"]):
+        task, *names = names
+    if (task and len(names) != 1) or (task == "prepare") != bool(options.source):
+        raise StudyError("write: data prepare NAME --source FOLDER, or data check NAME")
+    print(f"data root: {home}", flush=True)
+    if task == "prepare":
+        prepare.prepare(options.source, home / names[0])
+    for name in names:
         found = data.load(name, download=options.download)
         print(
             f"{found.name}: {len(found.train)} training and {len(found.test)} test images of {found.image_size} "
@@ -299,6 +314,9 @@ def _data(options: argparse.Namespace) -> None:
         )
         if found.report:
             print("\n  ".join([f"  {found.report}", *found.report.unreadable]))
+    if task == "check":
+        store.check(home / names[0])
+        print("every file is as it was written")
 
 
 def _declare_claims(part: argparse.ArgumentParser) -> None:
@@ -393,7 +411,12 @@ COMMANDS = {
         _declare_publish,
     ),
     "verify": (_verify, "train a published run again and compare", "verify 0a4d85ca", _declare_verify),
-    "data": (_data, "show the data sets, their sizes and hashes", "data cifar10", _declare_data),
+    "data": (
+        _data,
+        "show data sets, their sizes and hashes; prepare or check one that is read from disk in training",
+        "data prepare imagenet --source ILSVRC2012",
+        _declare_data,
+    ),
     "claims": (_claims, "print the ledger of the paper's claims", "claims --scale laptop", _declare_claims),
     "bench": (
         _bench,

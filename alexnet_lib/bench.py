@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils import data as torch_data
 
 from alexnet_lib import models, records
-from alexnet_lib.data import Dataset, Split, load
+from alexnet_lib.data import Dataset, Split, load, resident
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.train import Trainer, check_device
 
@@ -43,14 +43,14 @@ def tutorial(recipe: Recipe, data: Dataset) -> Callable[[], None]:
     A ``DataLoader`` over images that torchvision's transforms crop, reflect and normalise one by one; float32 in
     the default memory format; ``torch.optim.SGD``; the running loss read after every step.
     """
-    transform = per_image_transform(recipe, data)
+    transform, pixels = per_image_transform(recipe, data), resident(data.train.images)
 
     class Images(torch_data.Dataset[tuple[Tensor, int]]):
         def __len__(self) -> int:
             return len(data.train)
 
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            return transform(data.train.images[index]), int(data.train.labels[index])
+            return transform(pixels[index]), int(data.train.labels[index])
 
     net = models.build(
         recipe.net, classes=len(data.classes), init=recipe.init, generator=torch.Generator().manual_seed(0)
@@ -142,12 +142,12 @@ def batched_augmentation(recipe: Recipe, data: Dataset) -> Callable[[], None]:
 
 def torchvision_augmentation(recipe: Recipe, data: Dataset) -> Callable[[], None]:
     """Return the same by torchvision, image by image, stacked to batches."""
-    transform = per_image_transform(recipe, data)
+    transform, pixels = per_image_transform(recipe, data), resident(data.train.images)
 
     def epoch() -> None:
         order = torch.randperm(len(data.train)).tolist()
         for start in range(0, len(order), recipe.batch):
-            torch.stack([transform(data.train.images[row]) for row in order[start : start + recipe.batch]])
+            torch.stack([transform(pixels[row]) for row in order[start : start + recipe.batch]])
 
     return epoch
 

@@ -2,18 +2,21 @@
 
 A set is named by a recipe's ``data`` field: ``cifar10``, ``synthetic``, or ``synthetic`` with options as in
 ``synthetic:size=224,train=200,test=100``; pictures on disk are ``imagenette``, ``tiny-imagenet-200`` and
-``folder:path=NAME`` (see `alexnet_lib.images`). Files are looked for under the data root (see `data_root`).
+``folder:path=NAME`` (see `alexnet_lib.images`); any other name is that of a prepared set (`alexnet_lib.store`), whose
+images stay on disk. Files are looked for under the data root (see `data_root`).
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import math
+import operator
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from http.client import HTTPException
@@ -27,9 +30,35 @@ from alexnet_lib.recipes import StudyError, unknown
 
 if TYPE_CHECKING:
     from alexnet_lib.images import Report
+    from alexnet_lib.store import Jpegs
 
 ROOT_VARIABLE = "ALEXNET_DATA"
 CIFAR10_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over images from which mean, deviation and colours follow; those of parts add up to those of the whole.
+
+    All are of whole numbers and exact, so neither the device nor the order of addition matters.
+    """
+
+    sums: Tensor
+    """Of each value over the images: int64 (H, W, 3)."""
+    products: Tensor
+    """Of each two colours over all pixels: float64 (3, 3)."""
+
+    @classmethod
+    def of(cls, images: Tensor) -> Moments:
+        """Return the moments of images uint8 (N, H, W, 3), fewer than eight million."""
+        products = torch.zeros(3, 3, dtype=torch.float64, device=images.device)
+        for chunk in torch.split(images.reshape(-1, 3), 2**16):  # few enough for a processor's cache
+            pixels = chunk.double()  # sums of whole numbers below 2**53 are exact
+            products += pixels.T @ pixels
+        return cls(images.sum(0, dtype=torch.int32).long(), products)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.sums + other.sums, self.products + other.products)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +71,12 @@ class Split:
         StudyError: no images, another shape or type than stated, or not one label per image.
     """
 
-    images: Tensor
-    """uint8 (N, H, W, 3), RGB 0..255, contiguous."""
+    images: Tensor | Jpegs
+    """uint8 (N, H, W, 3), RGB 0..255, contiguous; or on disk, where a prepared set has them."""
     labels: Tensor
     """int64 (N,), class indices from 0."""
+    known: Moments | None = None
+    """The images' moments where they were stored with them."""
 
     def __post_init__(self) -> None:
         """Check shapes and types."""
@@ -65,7 +96,12 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         """Return the split on ``device`` (itself where it is there already)."""
         images, labels = self.images.to(device), self.labels.to(device)
-        return self if images is self.images else Split(images, labels)
+        return self if images is self.images else Split(images, labels, self.known)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """The images' moments, on the CPU where they were stored, else on the images' device."""
+        return self.known or functools.reduce(operator.add, map(Moments.of, self.images.split(64)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,17 +143,15 @@ class Dataset:
 
     @cached_property
     def mean(self) -> Tensor:
-        """Mean of each pixel over the training images (P §2): float32 (H, W, 3), 0..255.
-
-        The sums are integers, so the result does not depend on the device or the number of threads.
-        """
-        return (self._moments[0].double() / len(self.train)).float()
+        """Mean of each pixel over the training images (P §2): float32 (H, W, 3), 0..255."""
+        return (self.train.moments.sums.double() / len(self.train)).float().to(self.train.labels.device)
 
     @cached_property
     def std(self) -> float:
         """Standard deviation of all training values about their pixel's `mean`, in grey levels."""
-        n, (sums, squares) = len(self.train), self._moments.flatten(1).tolist()
-        return math.sqrt(n * sum(squares) - sum(total**2 for total in sums)) / (n * math.sqrt(len(sums)))
+        n, sums = len(self.train), self.train.moments.sums.flatten().tolist()
+        squares = int(self.train.moments.products.trace())
+        return math.sqrt(n * squares - sum(total**2 for total in sums)) / (n * math.sqrt(len(sums)))
 
     @cached_property
     def colours(self) -> tuple[Tensor, Tensor]:
@@ -125,26 +159,11 @@ class Dataset:
 
         Variances float64 (3,), rising, in squared grey levels; directions float64 (3, 3), one in each column.
         """
-        count = self.train.images.numel() // 3
-        total, products = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
-        for chunk in torch.split(self.train.images.reshape(-1, 3), 2**22):
-            pixels = chunk.cpu().double()  # sums of whole numbers below 2**53 are exact
-            total += pixels.sum(0)
-            products += pixels.T @ pixels
-        mean = total / count
+        sums, products = self.train.moments.sums.cpu(), self.train.moments.products.cpu()
+        count = len(self.train) * self.image_size**2
+        mean = sums.sum((0, 1)).double() / count
         variances, directions = torch.linalg.eigh(products / count - mean.outer(mean))
         return variances.clamp_min(0), directions  # of grey images two are zero, or rounded to just below
-
-    @cached_property
-    def _moments(self) -> Tensor:
-        """Sums of the training images and of their squares, exact: int64 (2, H, W, 3)."""
-        images = self.train.images
-        total = torch.zeros((2, *images.shape[1:]), dtype=torch.int64, device=images.device)
-        for chunk in torch.split(images, 64):
-            # Whole numbers below 2**24 are exact in float32, in any order of addition: 64 * 255**2 is less.
-            values = chunk.float()
-            total += torch.stack((values.sum(0), values.square_().sum(0))).long()
-        return total
 
     def holdout(self) -> Dataset:
         """Return the set that choices are made on: the last fifth of the training images is its test split.
@@ -173,9 +192,22 @@ def digest(*splits: Split) -> str:
     total = hashlib.sha256()
     for split in splits:
         total.update(repr(tuple(split.images.shape)).encode())
-        total.update(split.images.cpu().contiguous().numpy().data)
+        for images in split.images.split(256):
+            total.update(images.cpu().contiguous().numpy().data)
         total.update(split.labels.cpu().numpy().astype("<i8").data)
     return total.hexdigest()
+
+
+def parts(images: Tensor | Jpegs, rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield the images of ``rows``, int64 (n,), ``size`` at a time; next ones from disk are decoded meanwhile."""
+    if isinstance(images, Tensor):
+        return (images[some] for some in torch.split(rows, size))
+    return images[rows].split(size)
+
+
+def resident(images: Tensor | Jpegs) -> Tensor:
+    """Return the images as one tensor, which those on disk may be too large for."""
+    return images if isinstance(images, Tensor) else torch.cat([*images.split(256)])
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -213,7 +245,7 @@ def load(name: str, *, root: str | Path | None = None, download: bool = True) ->
     Args:
         name: ``cifar10``, or ``synthetic`` with any of `synthetic`'s arguments as options, in any order:
             ``synthetic:size=224,train=200``. Pictures on disk, with `alexnet_lib.images.load`'s options:
-            ``imagenette``, ``tiny-imagenet-200`` and ``folder:path=NAME``.
+            ``imagenette``, ``tiny-imagenet-200`` and ``folder:path=NAME``. Else the name of a prepared set.
         root: folder of the data sets; by default see `data_root`.
         download: fetch CIFAR-10 where the root lacks it.
 
@@ -222,7 +254,7 @@ def load(name: str, *, root: str | Path | None = None, download: bool = True) ->
     """
     kind, _, text = name.partition(":")
     if kind not in LOADERS:
-        raise unknown("data set", kind, LOADERS)
+        return _load_store(name, data_root(root))
     options: dict[str, str] = {}
     for item in text.split(",") if text else ():
         key, equals, value = (part.strip() for part in item.partition("="))
@@ -254,6 +286,16 @@ def _load_pictures(kind: str, options: dict[str, str], root: str | Path | None, 
     from alexnet_lib import images
 
     return images.load(kind, options, data_root(root))
+
+
+def _load_store(name: str, home: Path) -> Dataset:
+    from alexnet_lib import store
+
+    stores = [path.parent.name for path in home.glob(f"*/{store.MANIFEST}")]
+    if name not in stores:
+        how = f"python -m alexnet_lib data prepare {name} --source FOLDER makes one of pictures"
+        raise StudyError(f"{unknown('data set', name, [*LOADERS, *stores])}; {how}")
+    return store.load(home / name)
 
 
 LOADERS: dict[str, Callable[[dict[str, str], str | Path | None, bool], Dataset]] = {

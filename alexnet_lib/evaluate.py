@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from alexnet_lib.augment import centre_crop, normalise, views
-from alexnet_lib.data import Dataset
+from alexnet_lib.data import Dataset, resident
 from alexnet_lib.recipes import Recipe, StudyError, unknown
+
+if TYPE_CHECKING:
+    from alexnet_lib.store import Jpegs
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,12 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 @torch.inference_mode()
 def view_probabilities(
-    model: nn.Module, images: Tensor, inputs: Inputs, *, which: str = "centre", precision: str = "float32"
+    model: nn.Module,
+    images: Tensor | Jpegs,
+    inputs: Inputs,
+    *,
+    which: str = "centre",
+    precision: str = "float32",
 ) -> Tensor:
     """Return the softmax outputs of every test view, float32 (V, N, classes); P §4.1 averages over the views.
 
@@ -59,7 +68,7 @@ def view_probabilities(
     training = model.training
     model.eval()
     parts = []
-    for chunk in torch.split(images, 250 if images.device.type == "cpu" else 2500):
+    for chunk in images.split(250 if images.device.type == "cpu" else 2500):
         with autocast(precision, images.device):
             outputs = [model(inputs(view)).float().softmax(1) for view in views(chunk, inputs.size, which)]
         parts.append(torch.stack(outputs))
@@ -68,7 +77,7 @@ def view_probabilities(
 
 
 @torch.inference_mode()
-def features(model: nn.Module, images: Tensor, inputs: Inputs, layers: Sequence[str]) -> dict[str, Tensor]:
+def features(model: nn.Module, images: Tensor | Jpegs, inputs: Inputs, layers: Sequence[str]) -> dict[str, Tensor]:
     """Return what layers answer to the centre view of every image: float32 (N, values), by the layer's name.
 
     Args:
@@ -87,7 +96,7 @@ def features(model: nn.Module, images: Tensor, inputs: Inputs, layers: Sequence[
     training = model.training
     model.eval()
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    for chunk in torch.split(images, 250):
+    for chunk in images.split(250):
         answer = inputs(views(chunk, inputs.size, "centre")[0])
         for name, layer_of in model.named_children():
             answer = layer_of(answer)
@@ -131,7 +140,9 @@ def neighbours(
     ``data`` lies on the model's device. Returned are int64 (test images, k), by the layer's name and ``pixels``, of
     the centre views. A layer at a time is held in memory.
     """
-    test, train = (views(split.images, inputs.size, "centre")[0].flatten(1) for split in (data.test, data.train))
+    test, train = (
+        views(resident(split.images), inputs.size, "centre")[0].flatten(1) for split in (data.test, data.train)
+    )
     found = {"pixels": nearest(test, train, k)}
     for layer in layers:
         test, train = (features(model, split.images, inputs, [layer])[layer] for split in (data.test, data.train))

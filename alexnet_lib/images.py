@@ -19,12 +19,14 @@ ILSVRC's validation set occur in its ``train``. Tiny ImageNet's 64 pixels are en
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -110,11 +112,11 @@ def load(kind: str, options: Mapping[str, str], home: Path) -> Dataset:
 
     ignored: Counter[str] = Counter()
     try:
-        classes, splits = (_tiny if kind == "tiny-imagenet-200" else _folders)(folder, ignored)
+        classes, splits = (_tiny if kind == "tiny-imagenet-200" else folders)(folder, ignored)
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"data set {name!r}: {error}: make it readable, or unpack the set again") from None
     for part, files in splits.items():
-        _check_classes(folder / part, classes, files, ())  # before an hour of decoding
+        check_classes(folder / part, classes, files, ())  # before an hour of decoding
     count = sum(map(len, splits.values()))
     need, have = count * size**2 * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if need > have:
@@ -126,20 +128,25 @@ def load(kind: str, options: Mapping[str, str], home: Path) -> Dataset:
     train, test = (_read(files, folder / part, size, classes, kinds, unreadable) for part, files in splits.items())
     report = Report(count, dict(sorted(kinds.items())), tuple(unreadable), dict(sorted(ignored.items())))
     if unreadable:
-        warnings.warn(f"data set {name!r}: {report}: {_first(unreadable)}", stacklevel=4)
+        warnings.warn(f"data set {name!r}: {report}: {first(unreadable)}", stacklevel=4)
     return Dataset(name, train, test, classes, digest(train, test), report)
 
 
-def _first(names: Collection[str], most: int = 5) -> str:
+def first(names: Collection[str], most: int = 5) -> str:
+    """Name the first few of names, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(sorted(names)[:most]) + more
 
 
-def _folders(folder: Path, ignored: Counter[str]) -> tuple[tuple[str, ...], dict[str, Files]]:
-    """Return the classes and the files of both splits of an ImageFolder layout."""
+def folders(folder: Path, ignored: Counter[str]) -> tuple[tuple[str, ...], dict[str, Files]]:
+    """Return the classes and the files of both splits of an ImageFolder layout; count other files in ``ignored``.
+
+    Raises:
+        StudyError: a split that is missing, or a class folder that is in one split only.
+    """
     parts = [part for part in ("train", "val", "test") if (folder / part).is_dir()][:2]
     if len(parts) < 2 or parts[0] != "train":
-        raise StudyError(f"{folder} needs two folders, train and val (or test); it has {_first(parts) or 'none'}")
+        raise StudyError(f"{folder} needs two folders, train and val (or test); it has {first(parts) or 'none'}")
     classes, others = (_classes(folder / part) for part in parts)
     if odd := set(classes) ^ set(others):
         alone = ", ".join(f"{name} (only in {parts[name in others]})" for name in sorted(odd)[:5])
@@ -151,7 +158,7 @@ def _tiny(folder: Path, ignored: Counter[str]) -> tuple[tuple[str, ...], dict[st
     """Return the classes (sorted wnids) and the files of both splits of Tiny ImageNet as it is handed out."""
     classes, listed = _classes(folder / "train"), (folder / "wnids.txt").read_text().split()
     if odd := set(classes) ^ set(listed):
-        raise StudyError(f"{folder}: in one only of wnids.txt and train: {_first(odd)}: unpack the set again")
+        raise StudyError(f"{folder}: in one only of wnids.txt and train: {first(odd)}: unpack the set again")
     table = folder / "val" / "val_annotations.txt"
     labels: dict[str, int] = {}
     for number, line in enumerate(table.read_text().splitlines(), 1):
@@ -162,7 +169,7 @@ def _tiny(folder: Path, ignored: Counter[str]) -> tuple[tuple[str, ...], dict[st
         labels[file] = classes.index(rest[0])
     paths = {os.path.basename(path): path for path, _ in _files(folder / "val", ("images",), ignored)}
     if odd := labels.keys() ^ paths.keys():
-        raise StudyError(f"{table} and the images beside it don't match: {_first(odd)}: unpack the set again")
+        raise StudyError(f"{table} and the images beside it don't match: {first(odd)}: unpack the set again")
     # The order of the same images in class folders, so both layouts have one digest.
     val = [(paths[file], label) for file, label in sorted(labels.items(), key=lambda item: (item[1], item[0]))]
     return classes, {"train": _files(folder / "train", classes, ignored), "val": val}
@@ -193,13 +200,13 @@ def _files(folder: Path, classes: tuple[str, ...], ignored: Counter[str]) -> Fil
     return found
 
 
-def _check_classes(folder: Path, classes: tuple[str, ...], files: Files, unreadable: Collection[str]) -> None:
-    """Refuse a split that has no image of some class."""
+def check_classes(folder: Path, classes: tuple[str, ...], files: Files, unreadable: Collection[str]) -> None:
+    """Raise StudyError where a split has no image of some class; ``unreadable`` ones are named as the cause."""
     if empty := set(range(len(classes))) - {label for _, label in files}:
         from torchvision.datasets.folder import IMG_EXTENSIONS
 
-        why = f"unreadable: {_first(unreadable)}" if unreadable else f"files need one of {' '.join(IMG_EXTENSIONS)}"
-        names = _first([classes[label] for label in empty])
+        why = f"unreadable: {first(unreadable)}" if unreadable else f"files need one of {' '.join(IMG_EXTENSIONS)}"
+        names = first([classes[label] for label in empty])
         raise StudyError(f"{folder}: no readable image in class {names} ({why}): add some, or remove the class")
 
 
@@ -207,15 +214,10 @@ def _read(
     files: Files, folder: Path, size: int, classes: tuple[str, ...], kinds: Counter[str], unreadable: list[str]
 ) -> Split:
     """Return the prepared split; add to the counts of ``kinds`` and to the names of the ``unreadable``."""
-    from PIL import Image
-
     images = torch.empty(len(files), size, size, 3, dtype=torch.uint8)
     rows = images.numpy()
-    Image.init()  # load Pillow's formats before there are threads
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # of damaged EXIF data beside sound pixels
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        each = pool.map(_prepare, (path for path, _ in files), rows)
+    with decoders() as pool:
+        each = pool.map(prepare, (path for path, _ in files), rows)
         found = list(tqdm(each, folder.name, len(files), leave=False, unit="image", disable=None))
     good: Files = []
     bad: list[str] = []
@@ -226,17 +228,29 @@ def _read(
             continue
         rows[len(good)] = rows[at]  # close the gaps in place: no second tensor
         good.append((path, label))
-    _check_classes(folder, classes, good, bad)
+    check_classes(folder, classes, good, bad)
     unreadable += bad
     return Split(images[: len(good)], torch.tensor([label for _, label in good]))
 
 
-def _prepare(path: str, out: NDArray[np.uint8]) -> tuple[list[str], str]:
+@contextlib.contextmanager
+def decoders() -> Iterator[ThreadPoolExecutor]:
+    """Give a thread for each core to `prepare` images on; meanwhile Pillow warns of nothing."""
+    from PIL import Image
+
+    Image.init()  # load Pillow's formats before there are threads
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # of damaged EXIF data beside sound pixels
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield pool
+
+
+def prepare(file: str | BytesIO, out: NDArray[np.uint8]) -> tuple[list[str], str]:
     """Write the prepared image to ``out``, uint8 (size, size, 3); return its kinds, and why it is unreadable."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             kinds, picture = _kinds(image), _rgb(image)
         shrinks = min(picture.size) > len(out)
         method = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC

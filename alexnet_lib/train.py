@@ -16,16 +16,19 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from alexnet_lib import augment, layers, models
-from alexnet_lib.data import Dataset
+from alexnet_lib.data import Dataset, parts
 from alexnet_lib.evaluate import Inputs, autocast, error_rate, view_probabilities
 from alexnet_lib.recipes import Recipe, StudyError
+
+if TYPE_CHECKING:
+    from alexnet_lib.store import Jpegs
 
 CHECKPOINT_FORMAT = 1
 TRAIN_SAMPLE = 10_000
@@ -180,7 +183,8 @@ class Trainer:
         self.optimiser = optimiser(self.model, recipe)
         self.history: list[Epoch] = []
         self.snapshots: dict[int, Tensor] = {}
-        self.seconds = {"train": 0.0, "evaluate": 0.0}
+        self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
+        self.waits: list[tuple[Any, Any]] = []  # when this epoch's updates began and ceased to wait for images
 
     def epoch(self) -> None:
         """Pass over the training set once, measure what came of it, and add it to the history.
@@ -190,6 +194,7 @@ class Trainer:
         """
         number, train = len(self.history), self.data.train
         rate = set_rates(self.optimiser, self.recipe, number)
+        self.waits.clear()
         begin = self._clock()
         losses, errors = self.updates()
         trained = self._clock()
@@ -213,6 +218,8 @@ class Trainer:
         )
         self.seconds["train"] += trained - begin
         self.seconds["evaluate"] += self._clock() - trained
+        gpu = self.device.type == "cuda"
+        self.seconds["wait"] += sum(a.elapsed_time(b) / 1000 if gpu else b - a for a, b in self.waits)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch's batches, network inputs and labels, in a new random order; each image comes once.
@@ -230,9 +237,10 @@ class Trainer:
         # CPU each for itself, so that it stays in the cache.
         batch_values = self.recipe.batch * self.inputs.size**2 * 3
         ahead = 1 if device.type == "cpu" else max(1, AHEAD // batch_values)
-        for start in range(0, len(train), ahead * self.recipe.batch):
-            rows = order[start : start + ahead * self.recipe.batch]
-            images = train.images[rows]
+        size = ahead * self.recipe.batch
+        for rows, images in zip(
+            torch.split(order, size), self._awaited(parts(train.images, order, size)), strict=True
+        ):
             if places is not None or flips is not None:
                 corner = torch.zeros_like(rows)[:, None].expand(-1, 2) if places is None else places[rows]
                 images = augment.crop(images, corner, self.inputs.size, None if flips is None else flips[rows])
@@ -241,8 +249,26 @@ class Trainer:
                 inputs = inputs + shifts[rows, :, None, None]
                 if self.recipe.colour == "coded":
                     inputs = inputs / 1.1
-            parts = (torch.split(values, self.recipe.batch) for values in (inputs, train.labels[rows]))
-            yield from zip(*parts, strict=True)
+            batches = (torch.split(values, self.recipe.batch) for values in (inputs, train.labels[rows]))
+            yield from zip(*batches, strict=True)
+
+    def _awaited(self, images: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Pass images on, and note when the device was ready for them and when it had them."""
+        while True:
+            begin = self._mark()
+            some = next(images, None)
+            if some is None:
+                return
+            self.waits.append((begin, self._mark()))
+            yield some
+
+    def _mark(self) -> float | torch.cuda.Event:
+        """Return the time, on a GPU as an event of its own: it may be far behind in what it was given to do."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
 
     def _corners(self, order: Tensor) -> Tensor:
         """Return the upper left corners of one epoch's crops, (N, 2), by image."""
@@ -323,7 +349,7 @@ class Trainer:
             return False
         return True
 
-    def _error(self, images: Tensor, labels: Tensor) -> float | None:
+    def _error(self, images: Tensor | Jpegs, labels: Tensor) -> float | None:
         """Return the single-view error rate of the network as it is, None where its outputs are not finite."""
         seen = view_probabilities(self.model, images, self.inputs, precision=self.recipe.precision)
         return error_rate(seen[0], labels) if bool(seen.isfinite().all()) else None
@@ -427,7 +453,7 @@ class Trainer:
         self.origins = list(dict.fromkeys([*state["origins"], *self.origins]))
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.snapshots = state.get("snapshots", {})  # not in the first checkpoints
-        self.seconds = state["seconds"]
+        self.seconds |= state["seconds"]  # the first checkpoints have no waits
 
 
 class _Replayed:

@@ -615,8 +615,9 @@ def test_the_report_goes_along_to_another_device(zoo: Path, monkeypatch: pytest.
     assert moved.report == found.report
 
 
-def test_the_module_imports_where_pillow_and_torchvision_are_missing() -> None:
-    code = "import sys; sys.modules.update(PIL=None, torchvision=None); import alexnet_lib.images"
+def test_the_modules_import_where_the_packages_for_pictures_are_missing() -> None:
+    missing = "PIL=None, torchvision=None, pyarrow=None, simplejpeg=None"
+    code = f"import sys; sys.modules.update({missing}); import alexnet_lib.images, alexnet_lib.prepare"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
