@@ -345,6 +345,8 @@ def _declare_bench(part: argparse.ArgumentParser) -> None:
         "--data", default="cifar10", help="data set of 32-pixel images: cifar10 or synthetic:train=6400"
     )
     part.add_argument("--rounds", type=int, default=7, help="times that everything is measured")
+    part.add_argument("--input", metavar="NAME", help="measure how fast a prepared set's images come, instead")
+    part.add_argument("--source", type=Path, help="of --input: the folder that the set was made of")
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -352,6 +354,11 @@ def _bench(options: argparse.Namespace) -> None:
 
     # A process like those that train: both loops get the same settings of the memory allocator.
     with runner.workers("cpu", 1) as executor:
+        if options.input:
+            if not options.source:
+                raise StudyError("--input NAME needs --source FOLDER, of the pictures that the set was made of")
+            print(executor.submit(bench.input_report, options.input, options.source, rounds=options.rounds).result())
+            return
         print(executor.submit(bench.report, options.data, rounds=options.rounds).result())
 
 

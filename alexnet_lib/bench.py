@@ -6,11 +6,15 @@ is the median over the rounds.
 
 from __future__ import annotations
 
+import itertools
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
@@ -18,10 +22,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils import data as torch_data
 
-from alexnet_lib import models, records
-from alexnet_lib.data import Dataset, Split, load, resident
+from alexnet_lib import augment, models, records
+from alexnet_lib.data import Dataset, Split, load, parts, resident
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.train import Trainer, check_device
+
+if TYPE_CHECKING:
+    from alexnet_lib.store import Jpegs
 
 RECIPE = Recipe(net="alexnet32-no-lrn", crop=24, flip=True, inputs="unit", init="variance", rate=0.01)
 """What is timed: 24-pixel crops of 32-pixel images and reflections, batches of 128, float32."""
@@ -152,14 +159,19 @@ def torchvision_augmentation(recipe: Recipe, data: Dataset) -> Callable[[], None
     return epoch
 
 
-def measure(contenders: dict[str, Callable[[], Any]], images: int, rounds: int) -> dict[str, Row]:
+def measure(
+    contenders: dict[str, Callable[[], Any]],
+    images: int,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Row]:
     """Time the contenders in turn, ``rounds`` times after one round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
         for name, epoch in contenders.items():
-            begin = time.perf_counter()
+            begin = clock()
             epoch()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
     rates = {name: [images / each for each in times[1:]] for name, times in seconds.items()}
     return {name: Row(name, statistics.median(r), min(r), max(r)) for name, r in rates.items()}
 
@@ -210,3 +222,91 @@ def _ratios(rate: dict[str, float], share: float) -> list[str]:
     if "our loop, bf16" in rate:
         lines.append(f"our loop in bf16 / tutorial, float32:    {rate['our loop, bf16'] / base:6.2f} x   (target: 3)")
     return lines
+
+
+# --- input from disk ------------------------------------------------------------------------------------------
+
+
+def input_report(name: str, source: Path, *, images: int = 512, rounds: int = 5) -> str:
+    """Measure how fast images of a prepared set come, beside torchvision's ``ImageFolder`` loop; return it as text.
+
+    Torchvision reads the pictures in ``source`` that the set was made of, and the set's own JPEGs as files. Rates are
+    of processor time, all threads together: images a second and core, whatever else the machine does.
+    """
+    from torchvision.transforms import Resize
+
+    torch.set_num_threads(1)
+    whole = load(name)
+    data = replace(whole, train=Split(whole.train.images[:images], whole.train.labels[:images]))
+    if isinstance(data.train.images, Tensor):
+        raise StudyError(f"bench --input {name}: not a prepared set: make one with data prepare")
+    recipe = Recipe(data=name, net="cifar-19pct", crop=224, flip=True)  # the net itself is not run
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(data.train.images, Path(folder, "all"))
+        contenders = {
+            "squares, uint8": squares(recipe, data),
+            "crops, uint8": uint8_crops(recipe, data),
+            "inputs, float32": batched_augmentation(recipe, data),
+            "ImageFolder, same JPEGs": image_folder(recipe, data, Path(folder)),
+            "ImageFolder, originals": image_folder(recipe, data, source / "train", Resize(data.image_size)),
+        }
+        rows = measure(contenders, len(data.train), rounds, time.process_time)
+    lines = [
+        f"{records.cpu_model()}; torch {torch.__version__}; {os.cpu_count()} decoding threads",
+        f"{recipe.crop}-pixel crops, reflections, of {len(data.train)} images of {name}, batches of {recipe.batch}; "
+        f"median of {rounds} rounds, seconds of processor time",
+        f"{'':<28}{'images/s':>12}{'slowest':>12}{'fastest':>12}",
+        *(f"{row.name:<28}{row.rate:>12,.0f}{row.slowest:>12,.0f}{row.fastest:>12,.0f}" for row in rows.values()),
+        "",
+    ]
+    for mine, theirs in itertools.product(list(contenders)[:3], list(contenders)[3:]):
+        ratio = f"{mine} / {theirs}:"
+        lines.append(f"{ratio:<46}{rows[mine].rate / rows[theirs].rate:6.2f} x   (target: 3)")
+    return "\n".join(lines)
+
+
+def squares(recipe: Recipe, data: Dataset) -> Callable[[], None]:
+    """Return an epoch of images as they are handed to a GPU, which crops, reflects and does the arithmetic."""
+
+    def epoch() -> None:
+        for _ in parts(data.train.images, torch.randperm(len(data.train)), recipe.batch):
+            pass
+
+    return epoch
+
+
+def uint8_crops(recipe: Recipe, data: Dataset) -> Callable[[], None]:
+    """Return an epoch of crops and reflections in bytes."""
+    generator, border = torch.Generator().manual_seed(0), data.image_size - recipe.crop
+
+    def epoch() -> None:
+        for some in parts(data.train.images, torch.randperm(len(data.train)), recipe.batch):
+            places, flips = augment.offsets(len(some), border, generator), augment.flips(len(some), generator)
+            augment.crop(some, places, recipe.crop, flips)
+
+    return epoch
+
+
+def image_folder(recipe: Recipe, data: Dataset, folder: Path, *first: Callable[[Any], Any]) -> Callable[[], None]:
+    """Return an epoch of torchvision's reference loop over files: Pillow, transforms one by one, ``DataLoader``."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
+
+    mean = (data.mean.mean((0, 1)) / 255).tolist()
+    last = [RandomCrop(recipe.crop), RandomHorizontalFlip(), ToTensor(), Normalize(mean, [data.std / 255] * 3)]
+    files = ImageFolder(folder, Compose([*first, *last]))
+    chosen = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))[: len(data.train)].tolist()
+    loader = torch_data.DataLoader(torch_data.Subset(files, chosen), batch_size=recipe.batch, shuffle=True)
+
+    def epoch() -> None:
+        for _ in loader:
+            pass
+
+    return epoch
+
+
+def write_files(images: Jpegs, folder: Path) -> None:
+    """Write prepared images as the files that they could have been."""
+    folder.mkdir()
+    for row in images.rows.tolist():
+        (folder / f"{row}.jpg").write_bytes(images.table.column("jpeg")[row].as_py())

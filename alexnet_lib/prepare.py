@@ -1,14 +1,14 @@
 """Making a prepared set (`alexnet_lib.store`) of pictures: in parallel, resumable, with a report of every odd file.
 
 Images are prepared as `alexnet_lib.images` says: the shorter side to 256 pixels, the central square, RGB. They are
-written as JPEG of quality 90, colours at half the resolution, in shards of 1,024 source files, as many as the 2012
-code put in one.
+written as JPEG of quality 90, colours at half the resolution, in shards of 256 source files.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import reduce
 from io import BytesIO, StringIO
 from operator import add
 from pathlib import Path
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 QUALITY = 90
-SHARD = 1024
+SHARD = 256
 """Source files in a shard: what a preparation that is killed loses at most."""
 
 
@@ -199,7 +198,7 @@ def _moments(table: pa.Table) -> Moments:
     """Return the moments of stored images as training sees them, decoded."""
     parts = store.Jpegs(table, torch.arange(len(table)), SIZE).split(64)
     with tqdm(parts, "mean image", -(-len(table) // 64), leave=False, unit="batch", disable=None) as bar:
-        return reduce(add, map(Moments.of, bar))
+        return functools.reduce(add, map(Moments.of, bar))
 
 
 def _table(notes: Sequence[tuple[str, Sequence[str], str]]) -> str:
@@ -263,15 +262,16 @@ def _parquet(source: Path, files: list[Path]) -> tuple[tuple[str, ...], dict[str
         have = images.first([path.name for path in files])
         raise StudyError(f"{source} needs Parquet files train* and validation* (or test*); it has {have}")
     count = len(classes) or 1 + max(int(labels.max(initial=0)) for labels in found["train"].values())
+    named = classes or tuple(str(label) for label in range(count))
     for part in chosen:
         for path, labels in found[part].items():
-            for row in np.flatnonzero((labels < 0) | (labels >= count))[:1]:
-                range_ = f"none of the {count} classes, 0 to {count - 1}"
-                raise StudyError(f"{path}, row {row}: label {labels[row]} is {range_}: leave such rows out")
-        if missing := set(range(count)) - set(np.concatenate([*found[part].values()]).tolist()):
-            names = images.first([classes[label] if classes else str(label) for label in missing])
+            wrong = np.flatnonzero((labels < 0) | (labels >= count))
+            if len(wrong):
+                which = f"row {wrong[0]}: label {labels[wrong[0]]} is none of the {count} classes, 0 to {count - 1}"
+                raise StudyError(f"{path}, {which}: leave such rows out")
+        if missing := set(range(count)).difference(*(labels.tolist() for labels in found[part].values())):
+            names = images.first([named[label] for label in missing])
             raise StudyError(f"{source}, split {part}: no image of class {names}: fetch the files that are missing")
-    named = classes or tuple(str(label) for label in range(count))
     return named, {part: _parquet_part(source, found[part]) for part in chosen}
 
 
@@ -302,29 +302,29 @@ def _labels(path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 
 def _parquet_part(source: Path, labels: dict[Path, NDArray[np.int64]]) -> _Part:
-    groups: list[
-        tuple[Path, int, int, range]
-    ] = []  # of rows: the file, the number there, first row there, rows overall
+    groups: list[tuple[Path, int, range]] = []  # a file, the number of a row group there, and its rows in the split
+    begins: dict[Path, int] = {}
     total = 0
     for path in labels:
+        begins[path] = total
         with _opened(path) as file:
-            row = 0
             for group in range(file.num_row_groups):
-                size = file.metadata.row_group(group).num_rows
-                groups.append((path, group, row, range(total, total + size)))
-                row, total = row + size, total + size
+                rows = range(total, total + file.metadata.row_group(group).num_rows)
+                groups.append((path, group, rows))
+                total = rows.stop
+
+    @functools.lru_cache(maxsize=1)  # a shard often begins in the group that the last one ended in
+    def cells(path: Path, group: int) -> pa.ChunkedArray:
+        with _opened(path) as file:
+            return file.read_row_group(group, columns=["image"]).column("image")
 
     def read(rows: range) -> list[tuple[str, str | BytesIO]]:
         named: list[tuple[str, str | BytesIO]] = []
-        for path, group, first, held in groups:
-            wanted = range(max(rows.start, held.start), min(rows.stop, held.stop))
-            if wanted:
-                with _opened(path) as file:
-                    cells = file.read_row_group(group, columns=["image"]).column("image")
-                for row in wanted:
-                    at, cell = row - held.start, cells[row - held.start].as_py() or {}
-                    name = f"{path.relative_to(source)} row {first + at} {cell.get('path') or ''}".strip()
-                    named.append((name, BytesIO(cell.get("bytes") or b"")))
+        for path, group, held in groups:
+            for row in range(max(rows.start, held.start), min(rows.stop, held.stop)):
+                cell = cells(path, group)[row - held.start].as_py() or {}
+                name = f"{path.relative_to(source)} row {row - begins[path]} {cell.get('path') or ''}".strip()
+                named.append((name, BytesIO(cell.get("bytes") or b"")))
         return named
 
     sizes = [f"{path.relative_to(source)} {path.stat().st_size}" for path in labels]
