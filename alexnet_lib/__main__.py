@@ -76,7 +76,7 @@ def _declare_train(part: argparse.ArgumentParser) -> None:
 def _train(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from alexnet_lib import data, experiments, runner, train
+    from alexnet_lib import data, experiments, runner, store, train
 
     fields = {"data": options.data, **_fields(options.set)}
     if options.net == "alexnet":
@@ -91,11 +91,13 @@ def _train(options: argparse.Namespace) -> None:
         bar.update()
         tqdm.write(runner.epoch_line(recipe.net, epoch), file=sys.stdout)
 
+    found = data.load(recipe.data)
     with bar:
-        result = train.train(
-            recipe, data.load(recipe.data), device=_device(options), checkpoint=options.checkpoint, on_epoch=on_epoch
-        )
+        result = train.train(recipe, found, device=_device(options), checkpoint=options.checkpoint, on_epoch=on_epoch)
     print(f"{result.outcome}; " + ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items()))
+    print(
+        f"{100 * result.cost['wait_seconds'] / result.cost['train_seconds']:.1f} % of the training waited for images"
+    )
 
 
 def _fields(pairs: Sequence[str]) -> dict[str, Any]:

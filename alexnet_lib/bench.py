@@ -240,7 +240,8 @@ def input_report(name: str, source: Path, *, images: int = 512, rounds: int = 5)
     data = replace(whole, train=Split(whole.train.images[:images], whole.train.labels[:images]))
     if isinstance(data.train.images, Tensor):
         raise StudyError(f"bench --input {name}: not a prepared set: make one with data prepare")
-    recipe = Recipe(data=name, net="cifar-19pct", crop=224, flip=True)  # the net itself is not run
+    batch = min(128, len(data.train))
+    recipe = Recipe(data=name, net="cifar-19pct", crop=224, flip=True, batch=batch)  # the net itself is not run
     with tempfile.TemporaryDirectory() as folder:
         write_files(data.train.images, Path(folder, "all"))
         contenders = {

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from PIL import Image
 from torchvision.datasets import imagenet
 
 import alexnet_lib.__main__ as cli
-from alexnet_lib import data, store
+from alexnet_lib import data, runner, store
 from alexnet_lib import prepare as preparation
 from alexnet_lib.data import Dataset, Split, load, resident, synthetic
 from alexnet_lib.prepare import prepare
@@ -179,6 +180,16 @@ def test_a_run_from_disk_is_the_run_from_memory(zoo: Dataset, asked: Recipe) -> 
 def test_a_run_says_how_long_it_waited_for_images(zoo: Dataset, asked: Recipe) -> None:
     cost = train(asked, zoo).cost
     assert 0 < cost["wait_seconds"] < cost["train_seconds"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_batches_from_disk_are_those_from_memory(zoo: Dataset, asked: Recipe) -> None:
+    streamed, held = (Trainer(asked, found, torch.device("cuda")) for found in (zoo, in_memory(zoo)))
+    for one, two in zip(streamed.batches(), held.batches(), strict=True):
+        assert all(torch.equal(mine, other) for mine, other in zip(one, two, strict=True))
+    result = train(replace(asked, batch=2), zoo, device="cuda")  # ten batches: some are replayed
+    assert result.outcome == "completed"
+    assert 0 < result.cost["wait_seconds"] < result.cost["train_seconds"]
 
 
 def test_later_batches_are_decoded_while_one_is_used(zoo: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -623,6 +634,43 @@ def test_the_commands_prepare_check_and_show(source: Path, root: Path, capsys: p
     changed(root / "zoo" / store.REPORT, 3)
     assert cli.main(["data", "check", "zoo"]) == 2
     assert "report.csv is altered" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("recipe")
+def test_training_from_disk_prints_the_share_of_waiting(zoo: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "tiny", "--data", "zoo", "--set", "epochs=1", "batch=7"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    share, _, rest = last.partition(" % ")
+    assert 0 <= float(share) <= 100
+    assert rest == "of the training's time went by in waiting for images from disk"
+
+
+def test_the_benchmark_names_every_loop_and_the_ratios(
+    zoo: Dataset, source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "workers", lambda device, jobs: ThreadPoolExecutor(jobs))
+    assert cli.main(["bench", "--input", "zoo", "--source", str(source), "--rounds", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ours, theirs = ("squares, uint8", "crops, uint8", "inputs, float32"), ("same JPEGs", "originals")
+    names = (*ours, *(f"ImageFolder, {files}" for files in theirs))
+    assert [line[:28].rstrip() for line in lines[3:8]] == list(names)
+    rates = {line[:28].rstrip(): float(line[28:40].replace(",", "")) for line in lines[3:8]}
+    for line in lines[9:]:
+        one, two = line.split(":")[0].split(" / ")
+        assert float(line.split(":")[1].split()[0]) == pytest.approx(rates[one] / rates[two], abs=0.05)
+    assert len(lines[9:]) == 6
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [("--input zoo", "--input NAME needs --source FOLDER"), ("--input synthetic --source x", "not a prepared set")],
+)
+def test_a_benchmark_of_what_is_not_prepared_is_refused(
+    line: str, complaint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "workers", lambda device, jobs: ThreadPoolExecutor(jobs))
+    assert cli.main(["bench", *line.split()]) == 2
+    assert complaint in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["prepare zoo", "prepare --source x", "check", "check a b", "zoo --source x"])
