@@ -95,9 +95,9 @@ def _train(options: argparse.Namespace) -> None:
     with bar:
         result = train.train(recipe, found, device=_device(options), checkpoint=options.checkpoint, on_epoch=on_epoch)
     print(f"{result.outcome}; " + ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items()))
-    print(
-        f"{100 * result.cost['wait_seconds'] / result.cost['train_seconds']:.1f} % of the training waited for images"
-    )
+    if isinstance(found.train.images, store.Jpegs):
+        share = result.cost["wait_seconds"] / result.cost["train_seconds"]
+        print(f"{100 * share:.1f} % of the training's time went by in waiting for images from disk")
 
 
 def _fields(pairs: Sequence[str]) -> dict[str, Any]:
