@@ -270,7 +270,7 @@ def squares(recipe: Recipe, data: Dataset) -> Callable[[], None]:
     """Return an epoch of images as they are handed to a GPU, which crops, reflects and does the arithmetic."""
 
     def epoch() -> None:
-        for _ in parts(data.train.images, torch.randperm(len(data.train)), recipe.batch):
+        for _ in parts(data.train.images, torch.split(torch.randperm(len(data.train)), recipe.batch)):
             pass
 
     return epoch
@@ -281,7 +281,7 @@ def uint8_crops(recipe: Recipe, data: Dataset) -> Callable[[], None]:
     generator, border = torch.Generator().manual_seed(0), data.image_size - recipe.crop
 
     def epoch() -> None:
-        for some in parts(data.train.images, torch.randperm(len(data.train)), recipe.batch):
+        for some in parts(data.train.images, torch.split(torch.randperm(len(data.train)), recipe.batch)):
             places, flips = augment.offsets(len(some), border, generator), augment.flips(len(some), generator)
             augment.crop(some, places, recipe.crop, flips)
 

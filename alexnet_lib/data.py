@@ -16,7 +16,7 @@ import operator
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from http.client import HTTPException
@@ -198,11 +198,11 @@ def digest(*splits: Split) -> str:
     return total.hexdigest()
 
 
-def parts(images: Tensor | Jpegs, rows: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield the images of ``rows``, int64 (n,), ``size`` at a time; next ones from disk are decoded meanwhile."""
+def parts(images: Tensor | Jpegs, rows: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the images of each part of rows, int64 (n,); from disk, the next parts are decoded meanwhile."""
     if isinstance(images, Tensor):
-        return (images[some] for some in torch.split(rows, size))
-    return images[rows].split(size)
+        return (images[some] for some in rows)
+    return images[torch.cat([*rows])].split([len(some) for some in rows])
 
 
 def resident(images: Tensor | Jpegs) -> Tensor:

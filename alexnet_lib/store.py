@@ -68,24 +68,24 @@ class Jpegs:
 
     def __getitem__(self, rows: slice | Tensor) -> Jpegs:
         """Return some of the images, not decoded; ``rows``: int64 (n,), or a slice."""
-        chosen = self.rows[rows if isinstance(rows, slice) else rows.cpu()]
+        chosen = self.rows[rows.cpu() if isinstance(rows, Tensor) else rows]
         return Jpegs(self.table, chosen, self.shape[1], self.device)
 
     def to(self, device: torch.device | str) -> Jpegs:
         """Return the images as ones that come to ``device`` once they are decoded."""
         return self if torch.device(device) == self.device else Jpegs(self.table, self.rows, self.shape[1], device)
 
-    def split(self, size: int) -> Iterator[Tensor]:
-        """Yield the images, uint8 (size, H, H, 3) but for the last part; the next parts are decoded meanwhile.
+    def split(self, size: int | list[int]) -> Iterator[Tensor]:
+        """Yield the images in parts as ``torch.split`` would; the next ones are decoded meanwhile.
 
         Raises:
             StudyError: an image can't be decoded.
         """
-        rows, coming = self.rows.tolist(), deque[tuple[Tensor, list[Future[None]]]]()
+        coming = deque[tuple[Tensor, list[Future[None]]]]()
         copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(rows), size):
-                coming.append(self._begin(rows[start : start + size], pool))
+            for rows in torch.split(self.rows, size):
+                coming.append(self._begin(rows.tolist(), pool))
                 if len(coming) > AHEAD:
                     yield self._end(*coming.popleft(), copies)
             while coming:

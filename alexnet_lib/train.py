@@ -237,10 +237,8 @@ class Trainer:
         # CPU each for itself, so that it stays in the cache.
         batch_values = self.recipe.batch * self.inputs.size**2 * 3
         ahead = 1 if device.type == "cpu" else max(1, AHEAD // batch_values)
-        size = ahead * self.recipe.batch
-        for rows, images in zip(
-            torch.split(order, size), self._awaited(parts(train.images, order, size)), strict=True
-        ):
+        chunks = torch.split(order, ahead * self.recipe.batch)
+        for rows, images in zip(chunks, self._awaited(parts(train.images, chunks)), strict=True):
             if places is not None or flips is not None:
                 corner = torch.zeros_like(rows)[:, None].expand(-1, 2) if places is None else places[rows]
                 images = augment.crop(images, corner, self.inputs.size, None if flips is None else flips[rows])
