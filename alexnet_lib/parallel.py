@@ -1,0 +1,134 @@
+"""One run in several processes: ``torchrun`` starts them, each takes its part of every batch and every evaluation.
+
+Launcher, rendezvous, restarts, the exchange of gradients: all torch's own (NCCL between GPUs, gloo between CPUs).
+Without ``torchrun`` everything here leaves what it is given as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from alexnet_lib.recipes import StudyError
+
+LOADING = timedelta(minutes=30)
+"""How long processes wait for the one that is the last to have its data."""
+ANSWER = timedelta(seconds=45)
+"""How long they wait for each other from then on: a process that hangs ends the run within a minute."""
+_groups = itertools.count()
+
+
+def launched() -> bool:
+    """Return whether ``torchrun`` started this process."""
+    return distributed.is_torchelastic_launched()
+
+
+def world() -> int:
+    """Return the number of the run's processes."""
+    return int(os.environ["WORLD_SIZE"]) if launched() else 1
+
+
+def rank() -> int:
+    """Return this process's number among them; number 0 prints and writes."""
+    return int(os.environ["RANK"]) if launched() else 0
+
+
+@functools.cache
+def _store() -> Store:
+    """Return what all processes of this attempt read and write; ``torchrun`` itself keeps it."""
+    store, *_ = next(rendezvous("env://", timeout=LOADING))
+    return store  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Join the run's processes, each with the GPU of its number where ``device`` is ``cuda``; alone, do nothing.
+
+    Everything that may take one process longer than another, as loading data does, comes before. After an error
+    nothing is taken apart: the process ends, and ``torchrun`` ends the others.
+
+    Raises:
+        StudyError: more processes on this machine than GPUs, or another process is gone.
+    """
+    if launched():
+        if device == "cuda":
+            gpu, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if gpu >= gpus:
+                raise StudyError(f"torchrun: more processes than GPUs on a machine: take --nproc-per-node={gpus}")
+            torch.cuda.set_device(gpu)
+        store = distributed.PrefixStore(f"group {next(_groups)}", _store())
+        store.set(f"loaded {rank()}", "")
+        store.wait([f"loaded {number}" for number in range(world())], LOADING)
+        distributed.init_process_group(store=store, rank=rank(), world_size=world(), timeout=ANSWER)
+    try:
+        yield
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        raise StudyError(
+            f"another process of this run has ended, or did not answer for {ANSWER.seconds} s: the cause stands where "
+            "it failed first, which torchrun names at its end"
+        ) from error
+    if launched():
+        distributed.destroy_process_group()
+
+
+def lost(error: RuntimeError) -> bool:
+    """Return whether an exchange failed because another process was not there for it."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+def check_batch(batch: int) -> None:
+    """Refuse a batch that the processes can't share evenly.
+
+    Raises:
+        StudyError: their number does not divide it.
+    """
+    if batch % world():
+        raise StudyError(
+            f"recipe field 'batch': {world()} processes can't share {batch} images evenly: set it to a multiple of "
+            f"{world()}, or start another number of processes (torchrun --nproc-per-node)"
+        )
+
+
+def together(model: nn.Module) -> nn.Module:
+    """Return ``model`` so that its gradients are the mean of all processes'."""
+    if world() == 1:
+        return model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def part(rows: Tensor) -> Tensor:
+    """Return this process's share of rows that all have; shares differ by one row at most, and may be empty."""
+    return rows.tensor_split(world())[rank()]
+
+
+def whole(mine: Tensor, count: int) -> Tensor:
+    """Return all ``count`` rows from what each process computed for its `part` of them, on all processes."""
+    if world() == 1:
+        return mine
+    rows = mine.new_zeros((count, *mine.shape[1:]))
+    part(rows).copy_(mine)
+    return total(rows)
+
+
+def total(values: Tensor) -> Tensor:
+    """Return the sum of the processes' ``values``, on all processes."""
+    if world() > 1:
+        distributed.all_reduce(values)
+    return values
+
+
+def first_to_tell(message: str) -> bool:
+    """Return whether no other process has told ``message``: what all have to tell is printed once."""
+    return not launched() or _store().add(message, 1) == 1
