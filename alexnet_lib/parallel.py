@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
+import hashlib
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,7 +27,6 @@ LOADING = timedelta(minutes=30)
 """How long processes wait for the one that is the last to have its data."""
 ANSWER = timedelta(seconds=45)
 """How long they wait for each other from then on: a process that hangs ends the run within a minute."""
-_groups = itertools.count()
 
 
 def launched() -> bool:
@@ -45,9 +46,27 @@ def rank() -> int:
 
 @functools.cache
 def _store() -> Store:
-    """Return what all processes of this attempt read and write; ``torchrun`` itself keeps it."""
+    """Return what all processes read and write; ``torchrun`` keeps it, from one restart to the next."""
     store, *_ = next(rendezvous("env://", timeout=LOADING))
     return store  # type: ignore[no-any-return]
+
+
+def _met() -> Store:
+    """Wait for all processes, and return a part of the store that only they have used.
+
+    After a restart the store still holds the addresses of processes that are gone, and torch would take them for
+    those of now (pytorch issue 135712). So each gives itself a new name, and they have met where all found the same
+    names: a name that is gone answers no more.
+    """
+    _store().set(f"name {rank()}", uuid.uuid4().hex)
+    everyone = range(world())
+    while True:
+        names = _store().multi_get([f"name {number}" for number in everyone])
+        meeting = hashlib.sha256(b"".join(names)).hexdigest()
+        _store().set(f"{meeting} {rank()}", "")
+        if _store().check([f"{meeting} {number}" for number in everyone]):
+            return PrefixStore(meeting, _store())
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager
@@ -66,18 +85,15 @@ def joined(device: str) -> Iterator[None]:
             if gpu >= gpus:
                 raise StudyError(f"torchrun: more processes than GPUs on a machine: take --nproc-per-node={gpus}")
             torch.cuda.set_device(gpu)
-        store = distributed.PrefixStore(f"group {next(_groups)}", _store())
-        store.set(f"loaded {rank()}", "")
-        store.wait([f"loaded {number}" for number in range(world())], LOADING)
-        distributed.init_process_group(store=store, rank=rank(), world_size=world(), timeout=ANSWER)
+        distributed.init_process_group(store=_met(), rank=rank(), world_size=world(), timeout=ANSWER)
     try:
         yield
     except RuntimeError as error:
         if not lost(error):
             raise
         raise StudyError(
-            f"another process of this run has ended, or did not answer for {ANSWER.seconds} s: the cause stands where "
-            "it failed first, which torchrun names at its end"
+            f"another process of this run has ended, or did not answer for {ANSWER.seconds} s: torchrun says at its "
+            "end which was the first to fail, and that one says above why"
         ) from error
     if launched():
         distributed.destroy_process_group()

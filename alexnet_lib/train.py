@@ -476,7 +476,7 @@ class Trainer:
 
 def _own(states: Tensor) -> Tensor:
     """Return this process's generator state of all that a checkpoint holds; the first checkpoints held one, flat."""
-    return states.view(parallel.world(), -1)[parallel.rank()]
+    return states.view(parallel.world(), -1)[parallel.rank()].clone()  # torch crashes on a part of a tensor
 
 
 class _Replayed:
