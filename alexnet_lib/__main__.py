@@ -155,7 +155,7 @@ def _devices(options: argparse.Namespace) -> list[str]:
         if name not in known:
             raise unknown("device", name, known)
     if len(names) != 2 or parallel.launched():
-        raise StudyError("--devices: name two, one for each tower of one process (torchrun has a device for each)")
+        raise StudyError("--devices: name two, one for each tower, without torchrun, whose processes have one each")
     torch.set_num_threads(1)
     return names
 
@@ -412,7 +412,7 @@ def _notebook(options: argparse.Namespace) -> None:
 COMMANDS = {
     "train": (
         _train,
-        "train one network",
+        "train one network, or with torchrun -m alexnet_lib instead of python -m alexnet_lib in many processes",
         "train cifar-19pct --set inputs=unit init=variance rate=0.01 decay=0 epochs=2",
         _declare_train,
     ),

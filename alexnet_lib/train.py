@@ -377,6 +377,11 @@ class Trainer:
     def _streams(self) -> list[torch.Generator]:
         return [self.order, self.places, self.flips, self.colour]
 
+    @property
+    def _gpus(self) -> list[torch.device]:
+        """The GPUs that hold the network: each draws its own dropout."""
+        return [gpu for gpu in dict.fromkeys(w.device for w in self.model.parameters()) if gpu.type == "cuda"]
+
     def _clock(self) -> float:
         """Return seconds, once the device has done all that it was given."""
         if self.device.type == "cuda":
@@ -404,6 +409,7 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; a crash on the way leaves the old one as it was. Of several processes one writes."""
+        states = [torch.cuda.get_rng_state(gpu) for gpu in self._gpus]
         state = {
             "written by": self._writer,
             "origins": self.origins,
@@ -413,9 +419,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "generators": [stream.get_state() for stream in self._streams],
             "dropout": parallel.whole(torch.get_rng_state()[None], parallel.world()),
-            "cuda_generator": parallel.whole(torch.cuda.get_rng_state(self.device)[None], parallel.world())
-            if self.device.type == "cuda"
-            else None,
+            "cuda_generator": parallel.whole(torch.cat(states)[None], parallel.world()) if states else None,
             "history": [asdict(epoch) for epoch in self.history],
             "snapshots": self.snapshots,
             "seconds": self.seconds,
@@ -465,9 +469,10 @@ class Trainer:
         self.optimiser.load_state_dict({"state": state["optimiser"]["state"], "param_groups": groups})
         for stream, saved in zip(self._streams, state["generators"], strict=True):
             stream.set_state(saved)
-        torch.set_rng_state(_own(state["dropout"]))
-        if state["cuda_generator"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(_own(state["cuda_generator"]), self.device)
+        torch.set_rng_state(_own(state["dropout"]).clone())  # torch crashes on a part of a tensor
+        if self._gpus:
+            for gpu, own in zip(self._gpus, _own(state["cuda_generator"]).chunk(len(self._gpus)), strict=True):
+                torch.cuda.set_rng_state(own.clone(), gpu)
         self.origins = list(dict.fromkeys([*state["origins"], *self.origins]))
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.snapshots = state.get("snapshots", {})  # not in the first checkpoints
@@ -475,8 +480,8 @@ class Trainer:
 
 
 def _own(states: Tensor) -> Tensor:
-    """Return this process's generator state of all that a checkpoint holds; the first checkpoints held one, flat."""
-    return states.view(parallel.world(), -1)[parallel.rank()].clone()  # torch crashes on a part of a tensor
+    """Return this process's row of what a checkpoint holds of all; the first checkpoints held one process's, flat."""
+    return states.view(parallel.world(), -1)[parallel.rank()]
 
 
 class _Replayed:

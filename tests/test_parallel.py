@@ -206,7 +206,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> None:
     ("line", "message"),
     [
         ("pending", "torchrun starts many processes for one training: run 'pending' without it"),
-        ("train alexnet32 --devices cpu,cpu", "--devices: name two, one for each tower of one process"),
+        ("train alexnet32 --devices cpu,cpu", "--devices: name two, one for each tower, without torchrun"),
     ],
 )
 def test_torchrun_is_refused_where_it_makes_no_sense(
