@@ -195,8 +195,8 @@ class Trainer:
             generator=weights,
         ).to(memory_format=torch.channels_last)
         self.model: nn.Module = net.to(device) if second is None else Towers(net, (device, second))
-        self.network = parallel.together(self.model)
-        """The model as it is trained: its gradients are those of the whole batch."""
+        self.network: nn.Module = self.model
+        """The model as it is trained, its gradients those of the whole batch."""
         self.optimiser = optimiser(self.model, recipe)
         self.history: list[Epoch] = []
         self.snapshots: dict[int, Tensor] = {}
@@ -299,6 +299,8 @@ class Trainer:
         """
         losses, errors = [], []
         self.model.train()
+        # Anew each epoch, as after a restart: torch arranges the sums of the gradients by what its first update met.
+        self.network = parallel.together(self.model)
         update: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self.update
         full, left = divmod(len(self.data.train), self.recipe.batch)
         replays = self.device.type == "cuda" and isinstance(self.network, nn.Sequential)  # nothing crosses devices
@@ -308,6 +310,7 @@ class Trainer:
             loss, wrong = update(images, labels) if number < full else self.update(images, labels, left)
             losses.append(loss)
             errors.append(wrong)
+        self.network = self.model
         return parallel.total(torch.stack(losses)), parallel.total(torch.stack(errors))
 
     def update(self, images: Tensor, labels: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
@@ -338,13 +341,14 @@ class Trainer:
 
         A batch is made and its gradients are computed, beside velocities; weights and velocities don't change.
         """
+        self.network = self.model  # other processes don't take part
         self.optimiser.zero_grad()
         self.model.train()  # memory may have run out in an evaluation
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         trial = copy.copy(self)
-        trial.recipe, trial.network = replace(self.recipe, batch=batch), self.model  # other processes don't take part
+        trial.recipe = replace(self.recipe, batch=batch)
         try:
             _to_come = [torch.empty_like(w) for w in self.model.parameters() if not self.optimiser.state.get(w)]
             trial._gradients(*next(trial.batches()), share=batch)

@@ -23,7 +23,7 @@ from alexnet_lib.recipes import StudyError
 from alexnet_lib.train import Result, Trainer, train
 
 CPU = torch.device("cpu")
-Three = tuple[Path, subprocess.CompletedProcess[str]]
+Told = tuple[Path, subprocess.CompletedProcess[str]]
 PROCESSES = Path(__file__).with_name("processes.py")
 
 
@@ -59,44 +59,44 @@ def alone(images: Dataset) -> Result:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes left, one of which was killed in the second epoch of their last run."""
-    folder = tmp_path_factory.mktemp("two")
-    told = torchrun(folder, 2, "two", "--max-restarts=1")
-    assert told.returncode == 0, told.stderr
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What three processes left, one of which was killed in the second epoch of their last run."""
+    folder = tmp_path_factory.mktemp("killed")
+    ended = torchrun(folder, 3, "killed", "--max-restarts=1")
+    assert ended.returncode == 0, ended.stderr
     return folder
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Three:
-    """What three processes left and said, one of which hung in the end."""
-    folder = tmp_path_factory.mktemp("three")
-    return folder, torchrun(folder, 3, "three")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """What two processes left and said, one of which hung in the end."""
+    folder = tmp_path_factory.mktemp("told")
+    return folder, torchrun(folder, 2, "told")
 
 
 # --- the same updates, the same errors -----------------------------------------------------------------------
 
 
-def test_two_processes_end_with_the_weights_of_one(two: Path, alone: Result, images: Dataset) -> None:
-    initial, found = Trainer(RECIPE, images, CPU).model.state_dict(), kept(two, "plain")["weights"]
+def test_three_processes_end_with_the_weights_of_one(killed: Path, alone: Result, images: Dataset) -> None:
+    initial, found = Trainer(RECIPE, images, CPU).model.state_dict(), kept(killed, "plain")["weights"]
     for name, weight in alone.model.state_dict().items():
         moved, apart = (weight - initial[name]).norm(), (weight - found[name]).norm()
         assert apart < 1e-4 * moved, f"{name}: {apart:.2g} apart after moving by {moved:.2g}"
 
 
-def test_both_processes_hold_the_same_weights(two: Path) -> None:
-    ours, theirs = (kept(two, "undisturbed", rank)["weights"] for rank in (0, 1))
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+def test_all_processes_hold_the_same_weights(killed: Path) -> None:
+    first, *others = (kept(killed, "undisturbed", rank)["weights"] for rank in range(3))
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_curves_and_scores_are_those_of_one_process(
     count: int, request: pytest.FixtureRequest, alone: Result
 ) -> None:
-    if count == 2:
-        found = kept(request.getfixturevalue("two"), "plain")
+    if count == 3:
+        found = kept(request.getfixturevalue("killed"), "plain")
     else:
-        (found,) = records.read(request.getfixturevalue("three")[0] / "runs")
+        (found,) = records.read(request.getfixturevalue("told")[0] / "runs")
     wanted = [asdict(epoch) for epoch in alone.history]
     losses = [[epoch["loss"] for epoch in past] for past in (found["history"], wanted)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -104,12 +104,12 @@ def test_curves_and_scores_are_those_of_one_process(
     assert (without[0], found["scores"]) == (without[1], alone.scores)
 
 
-def test_evaluation_looks_at_each_image_once(two: Path) -> None:
-    assert [kept(two, "inside", rank)["evaluated"] for rank in (0, 1)] == [25 + 12, 24 + 11]
+def test_evaluation_looks_at_each_image_once(killed: Path) -> None:
+    assert [kept(killed, "inside", rank)["evaluated"] for rank in range(3)] == [17 + 8, 16 + 8, 16 + 7]
 
 
-def test_each_process_has_dropout_masks_of_its_own(two: Path) -> None:
-    ours, theirs = (kept(two, "inside", rank)["dropped"] for rank in (0, 1))
+def test_each_process_has_dropout_masks_of_its_own(killed: Path) -> None:
+    ours, theirs = (kept(killed, "inside", rank)["dropped"] for rank in (0, 1))
     assert 0.4 < (ours == theirs).double().mean() < 0.6
 
 
@@ -128,20 +128,20 @@ def test_parts_are_consecutive_and_hold_each_row_once(rows: int, monkeypatch: py
 # --- kill and restart ----------------------------------------------------------------------------------------
 
 
-def test_a_run_goes_on_after_a_kill_and_ends_with_the_same_numbers(two: Path) -> None:
-    disturbed, undisturbed = (kept(two, name) for name in ("disturbed", "undisturbed"))
+def test_a_run_goes_on_after_a_kill_and_ends_with_the_same_numbers(killed: Path) -> None:
+    disturbed, undisturbed = (kept(killed, name) for name in ("disturbed", "undisturbed"))
     assert all(torch.equal(weight, undisturbed["weights"][name]) for name, weight in disturbed["weights"].items())
     assert without_times(disturbed["history"]) == without_times(undisturbed["history"])
     assert disturbed["scores"] == undisturbed["scores"]
 
 
-def test_it_does_only_the_epochs_that_the_checkpoint_lacks(two: Path) -> None:
-    assert [kept(two, "disturbed", rank)["updates"] for rank in (0, 1)] == [2 * 3, 2 * 3]
+def test_it_does_only_the_epochs_that_the_checkpoint_lacks(killed: Path) -> None:
+    assert [kept(killed, "disturbed", rank)["updates"] for rank in range(3)] == [2 * 3] * 3
 
 
-def test_a_checkpoint_is_not_gone_on_from_by_another_number_of_processes(two: Path, images: Dataset) -> None:
-    with pytest.raises(StudyError, match=r"2 processes, this is .*half of each"):
-        Trainer(DROPOUT, images, CPU).load(two / "run.pt")
+def test_a_checkpoint_is_not_gone_on_from_by_another_number_of_processes(killed: Path, images: Dataset) -> None:
+    with pytest.raises(StudyError, match=r"3 processes, this is .*half of each"):
+        Trainer(DROPOUT, images, CPU).load(killed / "run.pt")
 
 
 def test_a_checkpoint_of_before_there_were_processes_is_gone_on_from(tmp_path: Path, images: Dataset) -> None:
@@ -159,35 +159,35 @@ def test_a_checkpoint_of_before_there_were_processes_is_gone_on_from(tmp_path: P
 # --- one record, each message once, and the cause --------------------------------------------------------------
 
 
-def test_there_is_one_record_which_names_the_processes(three: Three) -> None:
-    (record,) = records.read(three[0] / "runs")
-    assert (record["id"], record["provenance"]["split"]) == (RECIPE.id, "3 processes")
+def test_there_is_one_record_which_names_the_processes(told: Told) -> None:
+    (record,) = records.read(told[0] / "runs")
+    assert (record["id"], record["provenance"]["split"]) == (RECIPE.id, "2 processes")
 
 
-def test_each_epoch_is_printed_once(three: Three) -> None:
-    assert re.findall(r"epoch +(\d)", three[1].stdout) == ["1", "2"]
+def test_each_epoch_is_printed_once(told: Told) -> None:
+    assert re.findall(r"epoch +(\d)", told[1].stdout) == ["1", "2"]
 
 
-def test_all_processes_refuse_a_batch_that_they_can_t_share_and_go_on_together(three: Three) -> None:
-    assert [kept(three[0], "codes", rank)["codes"] for rank in range(3)] == [[2, 0, 2]] * 3
+def test_all_processes_refuse_a_batch_that_they_can_t_share_and_go_on_together(told: Told) -> None:
+    assert [kept(told[0], "codes", rank)["codes"] for rank in range(2)] == [[2, 0, 2]] * 2
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        "recipe field 'batch': 3 processes can't share 25 images evenly",
+        "recipe field 'batch': 2 processes can't share 25 images evenly",
         "checkpoint run.pt: some processes of this run find none there",
         "another process of this run has ended, or did not answer for 5 s",
     ],
     ids=["batch", "checkpoint", "hang"],
 )
-def test_what_all_have_to_tell_is_told_once(three: Three, message: str) -> None:
-    assert three[1].stderr.count(f"error: {message}") == 1, three[1].stderr
+def test_what_all_have_to_tell_is_told_once(told: Told, message: str) -> None:
+    assert told[1].stderr.count(f"error: {message}") == 1, told[1].stderr
 
 
-def test_a_process_that_hangs_ends_the_run(three: Three) -> None:
-    assert three[1].returncode != 0
-    assert "Root Cause (first observed failure)" in three[1].stderr
+def test_a_process_that_hangs_ends_the_run(told: Told) -> None:
+    assert told[1].returncode != 0
+    assert "Root Cause (first observed failure)" in told[1].stderr
 
 
 # --- a launch that can't be ------------------------------------------------------------------------------------
