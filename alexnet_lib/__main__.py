@@ -8,21 +8,27 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from alexnet_lib.recipes import Recipe, StudyError, unknown
+from alexnet_lib.recipes import RATE_RULES, Recipe, StudyError, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 where a check found a difference, 2 for a mistake."""
     options = _parser().parse_args(arguments)
     try:
+        if "TORCHELASTIC_RUN_ID" in os.environ and options.command is not _train:
+            raise StudyError(f"torchrun starts many processes for one training: run {options.name!r} without it")
         return int(options.command(options) or 0)
     except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from alexnet_lib import parallel
+
+        if parallel.first_to_tell(str(error)):
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader has seen enough, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,17 +73,24 @@ def _declare_train(part: argparse.ArgumentParser) -> None:
     part.add_argument("--edition", default="paper", help="of alexnet: paper, code2012 or one-tower")
     part.add_argument("--data", default="cifar10", help="data set: cifar10, synthetic, synthetic:size=224,train=200")
     part.add_argument("--device", default="cpu", help="cpu or cuda")
+    part.add_argument("--devices", metavar="A,B", help="instead, one for each of the two towers, e.g. cuda:0,cuda:1")
     part.add_argument("--checkpoint", type=Path, help="file to save to after every epoch and to go on from")
+    part.add_argument("--out", type=Path, help="folder to add the run's record to (default: none is written)")
     part.add_argument(
         "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other recipe fields, e.g. rate=0.01 seed=1"
+    )
+    part.add_argument(
+        "--scale-rate", choices=RATE_RULES, help="take the rate as one for batches of 128, and scale it to the batch"
     )
 
 
 def _train(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from alexnet_lib import data, experiments, runner, store, train
+    from alexnet_lib import data, experiments, parallel, records, runner, store, train
 
+    begun, origin = datetime.now(UTC), records.commit()["commit"] or "unknown"
+    device, *second = _devices(options)
     fields = {"data": options.data, **_fields(options.set)}
     if options.net == "alexnet":
         length = {"epochs": fields["epochs"]} if "epochs" in fields else {}
@@ -85,19 +98,36 @@ def _train(options: argparse.Namespace) -> None:
     else:
         fields["net"] = options.net
     recipe = Recipe.parse(fields)
-    bar = tqdm(total=recipe.epochs, unit="epoch", disable=not sys.stderr.isatty(), leave=False)
+    if options.scale_rate:
+        recipe = recipe.scaled(options.scale_rate)
+    told = parallel.rank() == 0
+    bar = tqdm(total=recipe.epochs, unit="epoch", disable=not (told and sys.stderr.isatty()), leave=False)
 
     def on_epoch(epoch: train.Epoch) -> None:
         bar.update()
-        tqdm.write(runner.epoch_line(recipe.net, epoch), file=sys.stdout)
+        if told:
+            tqdm.write(runner.epoch_line(recipe.net, epoch), file=sys.stdout)
 
-    found = data.load(recipe.data)
-    with bar:
-        result = train.train(recipe, found, device=_device(options), checkpoint=options.checkpoint, on_epoch=on_epoch)
+    dataset = data.load(recipe.data)
+    with parallel.joined(device), bar:
+        result = train.train(
+            recipe,
+            dataset,
+            device=device,
+            second=second[0] if second else None,
+            checkpoint=options.checkpoint,
+            origin=origin,
+            on_epoch=on_epoch,
+        )
+    if not told:
+        return
     print(f"{result.outcome}; " + ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items()))
-    if isinstance(found.train.images, store.Jpegs):
+    if isinstance(dataset.train.images, store.Jpegs):
         share = result.cost["wait_seconds"] / result.cost["train_seconds"]
         print(f"{100 * share:.1f} % of the training's time went by in waiting for images from disk")
+    if options.out:
+        record = records.make(result, dataset, experiment="train", arm=recipe.net, scale="own", begun=begun)
+        print(f"recorded {record['id']}: {records.append(record, options.out)}")
 
 
 def _fields(pairs: Sequence[str]) -> dict[str, Any]:
@@ -112,6 +142,25 @@ def _fields(pairs: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise StudyError(f"--set {pair!r}: the value is no YAML ({' '.join(str(error).split())})") from error
     return fields
+
+
+def _devices(options: argparse.Namespace) -> list[str]:
+    """Return the device of a training, or the two of its towers."""
+    import torch
+
+    from alexnet_lib import parallel
+
+    if options.devices is None:
+        return [_device(options)]
+    names: list[str] = options.devices.split(",")
+    known = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    for name in names:
+        if name not in known:
+            raise unknown("device", name, known)
+    if len(names) != 2 or parallel.launched():
+        raise StudyError("--devices: name two, one for each tower, without torchrun, whose processes have one each")
+    torch.set_num_threads(1)
+    return names
 
 
 def _device(options: argparse.Namespace) -> str:
@@ -391,7 +440,7 @@ def _notebook(options: argparse.Namespace) -> None:
 COMMANDS = {
     "train": (
         _train,
-        "train one network",
+        "train one network, or with torchrun -m alexnet_lib instead of python -m alexnet_lib in many processes",
         "train cifar-19pct --set inputs=unit init=variance rate=0.01 decay=0 epochs=2",
         _declare_train,
     ),

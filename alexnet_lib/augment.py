@@ -50,6 +50,8 @@ def crop(images: Tensor, offsets: Tensor, size: int, flip: Tensor | None = None)
     """
     n, height, width, channels = images.shape
     _check_size(size, height)
+    if not n:  # a process may have no part of the last batch
+        return images[:, :size, :size]
     if not offsets.is_cuda and not (offsets.min() >= 0 and offsets.max() <= height - size):
         raise StudyError(f"crop offsets must be 0 to {height - size} for {size} of {height} pixels")
     each, steps = (torch.arange(count, device=images.device) for count in (n, size))

@@ -137,7 +137,7 @@ class LocallyConnected(nn.Module):
         """Give each position the response of its own filters."""
         patches = F.unfold(x, self.kernel_size, padding=self.padding).permute(2, 0, 1)
         maps = torch.baddbmm(self.bias, patches, self.weight)
-        return maps.permute(1, 2, 0).reshape(x.shape[0], -1, self.out_size, self.out_size)
+        return maps.permute(1, 2, 0).reshape(*maps.shape[1:], self.out_size, self.out_size)
 
 
 @dataclass(frozen=True)

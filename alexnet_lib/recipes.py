@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 
@@ -31,6 +31,9 @@ INPUTS = ("raw", "unit")
 INITS = ("file", "variance")
 ACTIVATIONS = ("relu", "tanh")
 PLACES = ("random", "shared", "centre")
+RATE_RULES = {"linear": 1.0, "root": 0.5}
+PAPER_BATCH = 128
+"""Images per update in the paper (P §5)."""
 COLOURS = ("none", "printed", "coded", "lighting")
 
 
@@ -63,8 +66,8 @@ class Recipe:
     """Colour noise of the training images (P §4.1), by its reading: ``alexnet_lib.augment.colour_basis``."""
     holdout: bool = False
     """Test on the last fifth of the training images and train on the others: what choices are made on."""
-    batch: int = 128
-    """Images per update (P §5)."""
+    batch: int = PAPER_BATCH
+    """Images per update (P §5), all processes together."""
     epochs: int = 80
     """Passes over the training set; a cap where ``target_error`` is set."""
     rate: float = 0.001
@@ -79,6 +82,8 @@ class Recipe:
     """Epochs (counted from 0) before which the rates are divided by ten (P §5)."""
     bias_cuts: tuple[int, ...] | None = None
     """The same for the rate of the biases; none: with the weights'. In 2012 they went their own way."""
+    warmup: int = 0
+    """Epochs before the rates are whole: with n of them, epoch k (from 0) has (k + 1) / (n + 1) of each."""
     conv1: tuple[int, ...] = ()
     """Epochs before which the first layer's rates are divided by ten once more, and set to 0 (fact sheet, 2.2)."""
     target_error: float | None = None
@@ -102,6 +107,7 @@ class Recipe:
             ("decay", self.decay >= 0, "must be 0 or more"),
             ("batch", self.batch >= 1, "must be 1 or more"),
             ("epochs", self.epochs >= 1, "must be 1 or more"),
+            ("warmup", self.warmup >= 0, "must be 0 or more epochs"),
             ("crop", self.crop >= 0, "must be 0 (whole image) or a side in pixels"),
             ("seed", 0 <= self.seed < 2**31, "must be 0 or more, and below 2**31"),
             *(
@@ -146,6 +152,14 @@ class Recipe:
         """Return every field by name, as JSON types (a rate of ``1`` and of ``1.0`` are the same)."""
         typed = {f.name: _coerce(f.name, getattr(self, f.name), str(f.type)) for f in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in typed.items()}
+
+    def scaled(self, rule: str) -> Recipe:
+        """Return the recipe with its rate, meant for batches of 128 images, scaled to its own batch.
+
+        ``linear``: by their ratio, as in cuda-convnet2's files for several GPUs. ``root``: by its square root, at
+        which the noise of an update keeps its size.
+        """
+        return replace(self, rate=self.rate * (self.batch / PAPER_BATCH) ** RATE_RULES[rule])
 
     @property
     def id(self) -> str:

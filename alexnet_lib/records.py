@@ -71,6 +71,7 @@ def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str
         "cost": result.cost,
         "provenance": {
             **provenance(result.device),
+            "split": result.split,
             "commits": result.origins,
             "begun": begun.isoformat(timespec="seconds"),
         },

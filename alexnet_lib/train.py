@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_lib import augment, layers, models
+from alexnet_lib import augment, layers, models, parallel
 from alexnet_lib.data import Dataset, parts
 from alexnet_lib.evaluate import Inputs, autocast, error_rate, view_probabilities
 from alexnet_lib.recipes import Recipe, StudyError
+from alexnet_lib.towers import Towers
 
 if TYPE_CHECKING:
     from alexnet_lib.store import Jpegs
@@ -64,7 +65,7 @@ class Result:
 
     recipe: Recipe
     device: torch.device
-    model: nn.Sequential
+    model: nn.Module
     origins: list[str]
     """The commits that trained it, more than one where the run was resumed by another."""
     history: list[Epoch]
@@ -75,6 +76,8 @@ class Result:
     """Of the test images, (N, classes), mean over the views; None where the run diverged."""
     snapshots: dict[int, Tensor] = field(default_factory=dict)
     """First-layer kernels after the epochs asked for, 0 being the initial ones."""
+    split: str = ""
+    """Among what the run was divided, if it was."""
 
 
 class PaperSGD(torch.optim.Optimizer):
@@ -107,14 +110,15 @@ class PaperSGD(torch.optim.Optimizer):
 
 def optimiser(model: nn.Module, recipe: Recipe) -> PaperSGD:
     """Return the recipe's optimiser: each weight with its layer's decay, biases with their rate and no decay."""
-    groups: dict[tuple[bool, bool, float], list[Tensor]] = {}
+    groups: dict[tuple[bool, bool, float, torch.device], list[Tensor]] = {}
     for name, layer in layers.weight_layers(model):
         assert layer.bias is not None
-        first = bool(recipe.conv1) and name == "conv1"
-        groups.setdefault((first, False, layers.setting_of(layer).decay * recipe.decay), []).append(layer.weight)
-        groups.setdefault((first, True, 0.0), []).append(layer.bias)
+        first, device = bool(recipe.conv1) and "conv1" in name.split("."), layer.weight.device
+        decay = layers.setting_of(layer).decay * recipe.decay
+        groups.setdefault((first, False, decay, device), []).append(layer.weight)
+        groups.setdefault((first, True, 0.0, device), []).append(layer.bias)
     update = PaperSGD(
-        [{"params": p, "decay": decay, "bias": bias, "first": first} for (first, bias, decay), p in groups.items()],
+        [{"params": w, "decay": decay, "bias": bias, "first": one} for (one, bias, decay, _), w in groups.items()],
         recipe.momentum,
     )
     set_rates(update, recipe, epoch=0)
@@ -127,12 +131,13 @@ def set_rates(optimiser: PaperSGD, recipe: Recipe, epoch: int) -> float:
     def cut(epochs: tuple[int, ...]) -> float:
         return 0.1 ** sum(at <= epoch for at in epochs)
 
+    rate = recipe.rate * min(1.0, (epoch + 1) / (recipe.warmup + 1))
     for group in optimiser.param_groups:
         own = recipe.bias_cuts if group["bias"] and recipe.bias_cuts is not None else recipe.cuts
-        group["rate"] = recipe.rate * (recipe.bias_rate if group["bias"] else 1.0) * cut(own)
+        group["rate"] = rate * (recipe.bias_rate if group["bias"] else 1.0) * cut(own)
         if group["first"]:
             group["rate"] *= 0.0 if epoch >= recipe.conv1[1] else cut(recipe.conv1[:1])
-    return recipe.rate * cut(recipe.cuts)
+    return rate * cut(recipe.cuts)
 
 
 def check_device(recipe: Recipe, device: torch.device) -> None:
@@ -152,10 +157,21 @@ def check_device(recipe: Recipe, device: torch.device) -> None:
 class Trainer:
     """One run between its first and its last epoch: all that a checkpoint must hold."""
 
-    def __init__(self, recipe: Recipe, data: Dataset, device: torch.device, origin: str = "unknown") -> None:
-        """Build the run's start: seeded weights, no velocity, the data on the device."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset,
+        device: torch.device,
+        origin: str = "unknown",
+        second: torch.device | None = None,
+    ) -> None:
+        """Build the run's start: seeded weights, no velocity, the data on the device.
+
+        With a ``second`` device each of the network's two towers has one of them.
+        """
         self.origins = [origin]
         check_device(recipe, device)
+        parallel.check_batch(recipe.batch)
         data = data.holdout() if recipe.holdout else data
         if recipe.batch > len(data.train):
             raise StudyError(
@@ -172,14 +188,18 @@ class Trainer:
         weights, self.order, self.places, self.flips, self.colour = (
             torch.Generator().manual_seed(recipe.seed * 1_000 + stream) for stream in (0, 1, 2, 4, 5)
         )
-        torch.manual_seed(recipe.seed * 1_000 + 3)  # dropout draws from torch's own stream
-        self.model = models.build(
+        # Dropout draws from torch's own stream, one for each process: they drop units of different images.
+        torch.manual_seed(recipe.seed * 1_000 + 3 + 10 * parallel.rank())
+        net = models.build(
             recipe.net,
             classes=len(data.classes),
             activation=recipe.activation,
             init=recipe.init,
             generator=weights,
-        ).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ).to(memory_format=torch.channels_last)
+        self.model: nn.Module = net.to(device) if second is None else Towers(net, (device, second))
+        self.network: nn.Module = self.model
+        """The model as it is trained, its gradients those of the whole batch."""
         self.optimiser = optimiser(self.model, recipe)
         self.history: list[Epoch] = []
         self.snapshots: dict[int, Tensor] = {}
@@ -224,7 +244,8 @@ class Trainer:
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch's batches, network inputs and labels, in a new random order; each image comes once.
 
-        The last batch holds what is left and makes a full-sized step of its own (``data.cu``).
+        The last batch holds what is left and makes a full-sized step of its own (``data.cu``). Of several processes
+        each draws for all images and makes its part of every batch, which may be empty in the last.
         """
         train, device = self.data.train, self.device
         order = torch.randperm(len(train), generator=self.order).to(device)
@@ -237,8 +258,10 @@ class Trainer:
         # CPU each for itself, so that it stays in the cache.
         batch_values = self.recipe.batch * self.inputs.size**2 * 3
         ahead = 1 if device.type == "cpu" else max(1, AHEAD // batch_values)
-        chunks = torch.split(order, ahead * self.recipe.batch)
-        for rows, images in zip(chunks, self._awaited(parts(train.images, chunks)), strict=True):
+        mine = [parallel.part(batch) for batch in torch.split(order, self.recipe.batch)]
+        groups = [mine[start : start + ahead] for start in range(0, len(mine), ahead)]
+        chunks = [torch.cat(group) for group in groups]
+        for group, rows, images in zip(groups, chunks, self._awaited(parts(train.images, chunks)), strict=True):
             if places is not None or flips is not None:
                 corner = torch.zeros_like(rows)[:, None].expand(-1, 2) if places is None else places[rows]
                 images = augment.crop(images, corner, self.inputs.size, None if flips is None else flips[rows])
@@ -247,7 +270,8 @@ class Trainer:
                 inputs = inputs + shifts[rows, :, None, None]
                 if self.recipe.colour == "coded":
                     inputs = inputs / 1.1
-            batches = (torch.split(values, self.recipe.batch) for values in (inputs, train.labels[rows]))
+            sizes = [len(each) for each in group]
+            batches = (torch.split(values, sizes) for values in (inputs, train.labels[rows]))
             yield from zip(*batches, strict=True)
 
     def _awaited(self, images: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -301,27 +325,39 @@ class Trainer:
         """
         losses, errors = [], []
         self.model.train()
+        # Anew each epoch, as after a restart: torch arranges the sums of the gradients by what its first update met.
+        self.network = parallel.together(self.model)
         update: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self.update
+        full, left = divmod(len(self.data.train), self.recipe.batch)
+        replays = self.device.type == "cuda" and isinstance(self.network, nn.Sequential)  # nothing crosses devices
         for number, (images, labels) in enumerate(self.batches()):
-            whole = len(labels) == self.recipe.batch
-            if self.device.type == "cuda" and number == WARM_UPDATES and whole:
+            if replays and number == WARM_UPDATES < full:
                 update = _Replayed(self.update, images, labels)  # anew each epoch: the rates are part of it
-            loss, wrong = update(images, labels) if whole else self.update(images, labels)
+            loss, wrong = update(images, labels) if number < full else self.update(images, labels, left)
             losses.append(loss)
             errors.append(wrong)
-        return torch.stack(losses), torch.stack(errors)
+        self.network = self.model
+        return parallel.total(torch.stack(losses)), parallel.total(torch.stack(errors))
 
-    def update(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Update the weights from one batch; return its summed loss (float64) and the number of its errors."""
-        loss, outputs = self._gradients(images, labels)
+    def update(self, images: Tensor, labels: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """Update the weights from one batch; return its summed loss (float64) and the number of its errors.
+
+        Of several processes each has a part of the batch, which holds ``size`` images (default: the recipe's), and
+        returns the sums of its part.
+        """
+        share = (size or self.recipe.batch) / parallel.world()
+        loss, outputs = self._gradients(images, labels, share)
         self.optimiser.step()
-        return loss.detach().double() * len(labels), (outputs.detach().argmax(1) != labels).sum()
+        return loss.detach().double() * share, (outputs.detach().argmax(1) != labels).sum()
 
-    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute one batch's gradients; return its mean loss and its outputs."""
+    def _gradients(self, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Compute one batch's gradients; return its mean loss and its outputs.
+
+        The mean is taken over ``share`` images, the processes' average: their own numbers differ in the last batch.
+        """
         with autocast(self.recipe.precision, self.device):
-            outputs = self.model(images)
-        loss = functional.cross_entropy(outputs.float(), labels)
+            outputs = self.network(images)
+        loss = functional.cross_entropy(outputs.float(), labels, reduction="sum") / share
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss, outputs
@@ -331,6 +367,7 @@ class Trainer:
 
         A batch is made and its gradients are computed, beside velocities; weights and velocities don't change.
         """
+        self.network = self.model  # other processes don't take part
         self.optimiser.zero_grad()
         self.model.train()  # memory may have run out in an evaluation
         gc.collect()
@@ -340,7 +377,7 @@ class Trainer:
         trial.recipe = replace(self.recipe, batch=batch)
         try:
             _to_come = [torch.empty_like(w) for w in self.model.parameters() if not self.optimiser.state.get(w)]
-            trial._gradients(*next(trial.batches()))
+            trial._gradients(*next(trial.batches()), share=batch)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -349,17 +386,31 @@ class Trainer:
 
     def _error(self, images: Tensor | Jpegs, labels: Tensor) -> float | None:
         """Return the single-view error rate of the network as it is, None where its outputs are not finite."""
-        seen = view_probabilities(self.model, images, self.inputs, precision=self.recipe.precision)
-        return error_rate(seen[0], labels) if bool(seen.isfinite().all()) else None
+        mine = view_probabilities(self.model, parallel.part(images), self.inputs, precision=self.recipe.precision)
+        seen = parallel.whole(mine[0], len(images))
+        return error_rate(seen, labels) if bool(seen.isfinite().all()) else None
 
     @property
     def _writer(self) -> str:
         """What must be the same from a run's first epoch to its last."""
-        return f"torch {torch.__version__} on {self.device.type}, format {CHECKPOINT_FORMAT}"
+        split = f", {self.split}" if self.split else ""
+        return f"torch {torch.__version__} on {self.device.type}, format {CHECKPOINT_FORMAT}{split}"
+
+    @property
+    def split(self) -> str:
+        """Among what this run is divided, empty if it is not."""
+        if isinstance(self.model, Towers):
+            return "a device for each tower"
+        return f"{parallel.world()} processes" if parallel.world() > 1 else ""
 
     @property
     def _streams(self) -> list[torch.Generator]:
         return [self.order, self.places, self.flips, self.colour]
+
+    @property
+    def _gpus(self) -> list[torch.device]:
+        """The GPUs that hold the network: each draws its own dropout."""
+        return [gpu for gpu in dict.fromkeys(w.device for w in self.model.parameters()) if gpu.type == "cuda"]
 
     def _clock(self) -> float:
         """Return seconds, once the device has done all that it was given."""
@@ -374,20 +425,21 @@ class Trainer:
         """
         last, labels = self.history[-1], self.data.test.labels
         which = "corners" if self.recipe.crop else "centre"
-        seen = view_probabilities(
-            self.model, self.data.test.images, self.inputs, which=which, precision=self.recipe.precision
-        )
+        images = parallel.part(self.data.test.images)
+        seen = view_probabilities(self.model, images, self.inputs, which=which, precision=self.recipe.precision)
         found = {"": seen[4] if self.recipe.crop else seen[0]}
         if self.recipe.crop:  # four corners and the centre, then their reflections
             found |= {"_5views": seen[:5].mean(0), "_10views": seen.mean(0)}
         scores = {"train_error": last.train_error, "train_error_after": last.train_error_after}
-        for suffix, mean in found.items():
+        for suffix, mine in found.items():
+            mean = parallel.whole(mine, len(labels))
             scores[f"test_error{suffix}"] = error_rate(mean, labels)
             scores[f"test_error_top5{suffix}"] = error_rate(mean, labels, k=min(5, mean.shape[1]))
         return scores, mean
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; a crash on the way leaves the old one as it was."""
+        """Write a checkpoint; a crash on the way leaves the old one as it was. Of several processes one writes."""
+        states = [torch.cuda.get_rng_state(gpu) for gpu in self._gpus]
         state = {
             "written by": self._writer,
             "origins": self.origins,
@@ -396,12 +448,14 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generators": [stream.get_state() for stream in self._streams],
-            "dropout": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "dropout": parallel.whole(torch.get_rng_state()[None], parallel.world()),
+            "cuda_generator": parallel.whole(torch.cat(states)[None], parallel.world()) if states else None,
             "history": [asdict(epoch) for epoch in self.history],
             "snapshots": self.snapshots,
             "seconds": self.seconds,
         }
+        if parallel.rank():
+            return
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -445,13 +499,19 @@ class Trainer:
         self.optimiser.load_state_dict({"state": state["optimiser"]["state"], "param_groups": groups})
         for stream, saved in zip(self._streams, state["generators"], strict=True):
             stream.set_state(saved)
-        torch.set_rng_state(state["dropout"])
-        if state["cuda_generator"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        torch.set_rng_state(_own(state["dropout"]).clone())  # torch crashes on a part of a tensor
+        if self._gpus:
+            for gpu, own in zip(self._gpus, _own(state["cuda_generator"]).chunk(len(self._gpus)), strict=True):
+                torch.cuda.set_rng_state(own.clone(), gpu)
         self.origins = list(dict.fromkeys([*state["origins"], *self.origins]))
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.snapshots = state.get("snapshots", {})  # not in the first checkpoints
         self.seconds |= state["seconds"]  # the first checkpoints have no waits
+
+
+def _own(states: Tensor) -> Tensor:
+    """Return this process's row of what a checkpoint holds of all; the first checkpoints held one process's, flat."""
+    return states.view(parallel.world(), -1)[parallel.rank()]
 
 
 class _Replayed:
@@ -521,6 +581,7 @@ def train(
     data: Dataset,
     *,
     device: str = "cpu",
+    second: str | None = None,
     checkpoint: Path | None = None,
     origin: str = "unknown",
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
@@ -533,11 +594,15 @@ def train(
         recipe: What to train.
         data: The set that ``recipe.data`` names.
         device: ``cpu`` or ``cuda``.
+        second: Device of the second tower, where each shall have its own (P §3.2).
         checkpoint: File that the run is saved to after every epoch, and goes on from if it is there.
         origin: The commit of the code; a resumed run has those of all its parts.
         on_epoch: Called with every epoch, those of a resumed run's past included.
         abandon: Called with the history after every epoch; a reason ends the run there.
         snapshots: Numbers of epochs after which conv1's kernels are copied; 0 is before the first.
+
+    In processes that ``torchrun`` started (`parallel.joined`) all call this with the same arguments, get the same
+    result, and find the checkpoint in the same file.
 
     Returns:
         The trained network, its curves and its scores; a run whose loss is not finite has no scores.
@@ -545,9 +610,14 @@ def train(
     Raises:
         StudyError: recipe, data, device and checkpoint don't fit together, or memory ran out.
     """
-    trainer = Trainer(recipe, data, torch.device(device), origin)
+    trainer = Trainer(recipe, data, torch.device(device), origin, None if second is None else torch.device(second))
     if checkpoint is not None and checkpoint.exists():
         trainer.load(checkpoint)
+    if len(set(parallel.whole(torch.tensor([len(trainer.history)]), parallel.world()).tolist())) > 1:
+        raise StudyError(
+            f"checkpoint {checkpoint}: some processes of this run find none there: put it on a file system that all "
+            "machines share"
+        )
     for past in trainer.history:
         on_epoch(past)
     outcome = None
@@ -571,7 +641,7 @@ def train(
                 f"out of memory on {device} with batches of {recipe.batch}: {_remedy(trainer)}"
             ) from error
         size, meant = trainer.inputs.size, models.NETS[recipe.net].image_size
-        if size == meant or trainer.history:
+        if size == meant or trainer.history or parallel.lost(error):
             raise
         raise StudyError(
             f"net {recipe.net!r} is made for images of {meant} pixels, and can't take {size} ({error}): set the "
@@ -588,6 +658,7 @@ def train(
         scores=scores,
         probabilities=probabilities,
         snapshots=trainer.snapshots,
+        split=trainer.split,
         cost={
             **{f"{name}_seconds": seconds for name, seconds in trainer.seconds.items()},
             "peak_memory_bytes": float(

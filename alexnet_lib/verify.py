@@ -18,8 +18,9 @@ FIRST_EPOCH = 0.03
 """How far the first epoch's training error may be off where the arithmetic rounds differently."""
 SPREAD = 3.0
 """How many standard deviations of the arm's seeds the end may be off there."""
-SAME = ("torch", "device", "cpu", "cpu_capability", "threads")
-"""Provenance that must agree for the numbers to be the same bit for bit."""
+SAME = ("torch", "device", "cpu", "cpu_capability", "threads", "split")
+"""Provenance that must agree for the numbers to be the same bit for bit; the first records lack ``split``, their runs
+were not."""
 
 
 def repeat(record: Record, device: str) -> Result:
@@ -47,8 +48,9 @@ def compare(record: Record, result: Result, seeds: Sequence[Record]) -> tuple[bo
     training amplifies it: then the first epoch must agree within ``FIRST_EPOCH``, and the end lie within ``SPREAD``
     standard deviations of ``seeds``, the records of the same arm and rate.
     """
-    here = records.provenance(result.device)
-    other = [key for key in SAME if here[key] != record["provenance"][key]]
+    here = {**records.provenance(result.device), "split": result.split}
+    there = {"split": "", **record["provenance"]}
+    other = [key for key in SAME if here[key] != there[key]]
     if result.device.type != "cpu":
         other.append("order of the GPU's sums")
     again = [_numbers(asdict(epoch)) for epoch in result.history]

@@ -68,6 +68,11 @@ def test_crops_equal_slices(height: int, size: int) -> None:
     assert torch.equal(cut, sliced(images, places, size, turned))
 
 
+def test_no_images_give_no_crops() -> None:
+    none = torch.empty(0, 32, 32, 3, dtype=torch.uint8)
+    assert crop(none, torch.empty(0, 2, dtype=torch.int64), 24).shape == (0, 24, 24, 3)
+
+
 def test_without_reflections_crops_equal_slices() -> None:
     images, places = pixels(20, 12), offsets(20, 4, seeded())
     assert torch.equal(crop(images, places, 8), sliced(images, places, 8, torch.zeros(20)))

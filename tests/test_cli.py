@@ -210,6 +210,13 @@ def test_the_command_trains_what_the_library_trains(tell: Tell, recipe: Recipe, 
     assert told.out.splitlines()[-1] == f"completed; {scores}"
 
 
+def test_training_leaves_a_record_where_one_is_asked_for(tell: Tell, recipe: Recipe, tmp_path: Path) -> None:
+    told = tell(f"train tiny --data {recipe.data} --out {tmp_path / 'mine'} --scale-rate linear {FAST}")
+    (run,) = records.read(tmp_path / "mine")
+    assert told.out.endswith(f"recorded {run['id']}: {tmp_path / 'mine' / 'train.jsonl'}\n")
+    assert (run["arm"], run["scale"], run["recipe"]["rate"]) == ("tiny", "own", pytest.approx(0.05 * 24 / 128))
+
+
 def test_training_goes_on_from_its_checkpoint(tell: Tell, recipe: Recipe, tmp_path: Path) -> None:
     line = f"train tiny --data {recipe.data} --checkpoint {tmp_path}/run.pt {FAST}"
     first = tell(line).out

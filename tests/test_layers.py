@@ -173,6 +173,10 @@ def test_a_local_layer_gives_each_position_its_own_filters(kernel: int, padding:
         assert math.isclose(out[n, o, y, z].item(), expected.item(), rel_tol=1e-12, abs_tol=1e-13)
 
 
+def test_a_local_layer_takes_a_batch_without_images() -> None:
+    assert LocallyConnected(2, 3, 3, 6, 1)(torch.empty(0, 2, 6, 6)).shape == (0, 3, 6, 6)
+
+
 def test_a_local_layer_with_equal_filters_everywhere_is_a_convolution_in_value_and_gradient() -> None:
     layer = LocallyConnected(2, 3, 3, 6, 1).double()
     filters, x = noise(3, 2, 3, 3, seed=1), noise(2, 2, 6, 6)

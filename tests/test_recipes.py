@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "places": "centre",
     "bias_cuts": [3],
     "conv1": [4, 5],
+    "warmup": 2,
     "holdout": True,
     "batch": 64,
     "epochs": 3,
@@ -77,6 +78,7 @@ OTHER: dict[str, Any] = {
         ("cuts", [True]),
         ("bias_cuts", [2, 1]),
         ("bias_cuts", "3"),
+        ("warmup", -1),
         ("conv1", [3]),
         ("conv1", [3, 3]),
         ("conv1", [1, 2, 3]),
@@ -154,6 +156,18 @@ def test_a_recipe_can_not_be_changed() -> None:
         Recipe().rate = 1.0  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(("rule", "rate"), [("linear", 0.08), ("root", 0.01 * 8**0.5)])
+def test_a_rate_for_batches_of_128_is_scaled_to_the_recipe_s_batch(rule: str, rate: float) -> None:
+    scaled = Recipe(rate=0.01, batch=1024).scaled(rule)
+    assert scaled.rate == pytest.approx(rate)
+    assert dataclasses.replace(scaled, rate=0.01) == Recipe(rate=0.01, batch=1024)
+
+
+@pytest.mark.parametrize("rule", ["linear", "root"])
+def test_at_128_images_a_scaled_rate_is_the_rate(rule: str) -> None:
+    assert Recipe(rate=0.01).scaled(rule) == Recipe(rate=0.01)
+
+
 # --- what it is called -------------------------------------------------------------------------------------
 
 
@@ -208,7 +222,14 @@ def test_a_field_added_later_has_its_part_in_the_id(later: type[Recipe]) -> None
 
 
 def test_the_ids_of_published_runs_stay_as_they_are() -> None:
-    late = ("colour", "holdout", "places", "bias_cuts", "conv1")  # fields that came after the first published runs
+    late = (
+        "colour",
+        "holdout",
+        "places",
+        "bias_cuts",
+        "conv1",
+        "warmup",
+    )  # fields that came after the first published runs
     assert Recipe.parse({name: value for name, value in OTHER.items() if name not in late}).id == "ccfc6af529594ba1"
 
 

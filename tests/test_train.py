@@ -621,6 +621,12 @@ def test_the_first_layer_is_cut_once_more_and_then_frozen() -> None:
     assert found["fc4.weight"] == pytest.approx([0.01, 0.01, 0.01, 0.001])
 
 
+def test_rates_rise_by_equal_steps_while_a_run_warms_up() -> None:
+    found = rates(Recipe(rate=0.01, warmup=3, cuts=(5,)), 6)
+    assert found["fc4.weight"] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.001])
+    assert found["fc4.bias"] == pytest.approx([2 * rate for rate in found["fc4.weight"]])
+
+
 def test_the_history_has_the_rate_of_each_epoch(recipe: Recipe, small: Dataset) -> None:
     history = train(replace(recipe, rate=0.01, epochs=5, cuts=(1, 3)), small).history
     assert [epoch.rate for epoch in history] == pytest.approx([0.01, 0.001, 0.001, 0.0001, 0.0001])

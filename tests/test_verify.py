@@ -127,11 +127,17 @@ def test_other_times_are_no_difference(run: Record) -> None:
 # --- another kind of machine --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["torch", "device", "cpu", "cpu_capability", "threads"])
+@pytest.mark.parametrize("key", ["torch", "device", "cpu", "cpu_capability", "threads", "split"])
 def test_what_makes_numbers_differ_in_their_last_bits_is_named(run: Record, key: str) -> None:
     there = changed(run, lambda r: r["provenance"].update({key: "another"}))
     good, lines = verify.compare(there, verify.repeat(run, "cpu"), [run])
     assert (good, lines[0].split(":")[0]) == (True, f"other {key}")
+
+
+def test_a_record_of_before_runs_were_split_is_one_of_a_whole_run(run: Record) -> None:
+    first = changed(run, lambda r: r["provenance"].pop("split"))
+    good, lines = verify.compare(first, verify.repeat(run, "cpu"), [run])
+    assert (good, "bit for bit" in lines[0]) == (True, True)
 
 
 def test_another_commit_or_hour_is_the_same_kind_of_machine(run: Record) -> None:
