@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from http.client import HTTPException
@@ -220,6 +220,34 @@ def load(name: str, *, root: str | Path | None = None, download: bool = True) ->
     Raises:
         StudyError: an unknown name or option, a value out of range, or a set that is missing or damaged.
     """
+    kind, options = _options(name)
+    return LOADERS[kind](options, root, download)
+
+
+def some(name: str, part: str, rows: Sequence[int], *, of: int) -> Split:
+    """Return a few images of the set called ``name``: of pictures on disk, the others are not read.
+
+    Args:
+        name: as for `load`.
+        part: ``train`` or ``test``.
+        rows: places in the split.
+        of: how many images the split has where the places come from.
+
+    Raises:
+        StudyError: what `load` raises; pictures on disk of another number.
+    """
+    from alexnet_lib import images
+
+    kind, options = _options(name)
+    if kind in images.SOURCES:
+        return images.some(kind, options, data_root(), part=part, rows=rows, of=of)
+    whole = load(name, download=False)
+    split = whole.test if part == "test" else whole.train
+    return Split(split.images[list(rows)], split.labels[list(rows)])
+
+
+def _options(name: str) -> tuple[str, dict[str, str]]:
+    """Take a set's name apart, into its kind and its options."""
     kind, _, text = name.partition(":")
     if kind not in LOADERS:
         raise unknown("data set", kind, LOADERS)
@@ -229,7 +257,7 @@ def load(name: str, *, root: str | Path | None = None, download: bool = True) ->
         if not equals or not value or key in options:
             raise StudyError(f"data set {name!r}: {item!r} should be option=value, each option once")
         options[key] = value
-    return LOADERS[kind](options, root, download)
+    return kind, options
 
 
 def _load_cifar10(options: dict[str, str], root: str | Path | None, download: bool) -> Dataset:
