@@ -393,24 +393,28 @@ def _claims(options: argparse.Namespace) -> None:
 
 def _declare_bench(part: argparse.ArgumentParser) -> None:
     part.add_argument(
-        "--data", default="cifar10", help="data set of 32-pixel images: cifar10 or synthetic:train=6400"
+        "--data",
+        default="cifar10",
+        help="data set: its images' size decides the network, e.g. imagenette for AlexNet",
     )
+    part.add_argument("--device", default="cpu", help="cpu or cuda")
     part.add_argument("--rounds", type=int, default=7, help="times that everything is measured")
     part.add_argument("--input", metavar="NAME", help="measure how fast a prepared set's images come, instead")
     part.add_argument("--source", type=Path, help="of --input: the folder that the set was made of")
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from alexnet_lib import bench, runner
+    from alexnet_lib import bench, bench_input, runner
 
     # A process like those that train: both loops get the same settings of the memory allocator.
-    with runner.workers("cpu", 1) as executor:
+    with runner.workers(_device(options), 1) as executor:
         if options.input:
             if not options.source:
                 raise StudyError("--input NAME needs --source FOLDER, of the pictures that the set was made of")
-            print(executor.submit(bench.input_report, options.input, options.source, rounds=options.rounds).result())
-            return
-        print(executor.submit(bench.report, options.data, rounds=options.rounds).result())
+            done = executor.submit(bench_input.report, options.input, options.source, rounds=options.rounds)
+        else:
+            done = executor.submit(bench.report, options.data, device=options.device, rounds=options.rounds)
+        print(done.result())
 
 
 # --- notebook -------------------------------------------------------------------------------------------------
@@ -478,8 +482,8 @@ COMMANDS = {
     "claims": (_claims, "print the ledger of the paper's claims", "claims --scale laptop", _declare_claims),
     "bench": (
         _bench,
-        "measure speed against PyTorch's tutorial loop, on one core",
-        "bench --rounds 3",
+        "measure speed against loops as PyTorch and torchvision write them, and against the machine's floor",
+        "bench --data imagenette --rounds 3",
         _declare_bench,
     ),
     "notebook": (

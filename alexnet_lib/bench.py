@@ -1,34 +1,35 @@
 """Speed, as ratios taken in one run: our loop and augmentation against PyTorch's tutorial and torchvision's.
 
-Every contender does the same work on the same images in turn, round after round, on one core; a row of the report
-is the median over the rounds.
+Every contender does the same work on the same images in turn, round after round; a row of the report is the median
+over the rounds. Small images are timed on one core, AlexNet itself on all of them or a GPU, beside the machine's
+floor.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import data as torch_data
 
-from alexnet_lib import augment, models, records
-from alexnet_lib.data import Dataset, Split, load, parts, resident
+from alexnet_lib import experiments, models, records
+from alexnet_lib.data import Dataset, Split, load, resident
+from alexnet_lib.evaluate import autocast
+from alexnet_lib.layers import CrossMapNorm
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.train import Trainer, check_device
-
-if TYPE_CHECKING:
-    from alexnet_lib.store import Jpegs
 
 RECIPE = Recipe(net="alexnet32-no-lrn", crop=24, flip=True, inputs="unit", init="variance", rate=0.01)
 """What is timed: 24-pixel crops of 32-pixel images and reflections, batches of 128, float32."""
@@ -59,17 +60,49 @@ def tutorial(recipe: Recipe, data: Dataset) -> Callable[[], None]:
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
             return transform(pixels[index]), int(data.train.labels[index])
 
-    net = models.build(
-        recipe.net, classes=len(data.classes), init=recipe.init, generator=torch.Generator().manual_seed(0)
-    )
     loader = torch_data.DataLoader(Images(), batch_size=recipe.batch, shuffle=True)
+    return _plain_loop(_network(recipe, data), loader, recipe, torch.device("cpu"))
+
+
+def reference(recipe: Recipe, data: Dataset, folder: Path, images: int, device: torch.device) -> Callable[[], None]:
+    """Return an epoch of ``images`` as torchvision's reference script trains it, on the JPEG files in ``folder``.
+
+    As many workers as there are cores decode, crop, reflect and normalise image by image; the norms are
+    ``nn.LocalResponseNorm``, over both towers; eager, with the recipe's precision as autocast. The files are of the
+    prepared size, so that nothing is resized, and the workers live on from epoch to epoch.
+    """
+    from torchvision.datasets import ImageFolder
+
+    files = ImageFolder(str(folder), transforms(recipe, data))
+    loader = torch_data.DataLoader(
+        files,
+        batch_size=recipe.batch,
+        sampler=torch_data.RandomSampler(files, num_samples=images),
+        num_workers=os.cpu_count() or 1,
+        persistent_workers=True,
+        pin_memory=device.type == "cuda",
+    )
+    return _plain_loop(torch_norms(_network(recipe, data)).to(device), loader, recipe, device)
+
+
+def _network(recipe: Recipe, data: Dataset) -> nn.Sequential:
+    generator = torch.Generator().manual_seed(0)
+    return models.build(recipe.net, classes=len(data.classes), init=recipe.init, generator=generator)
+
+
+def _plain_loop(
+    net: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], recipe: Recipe, device: torch.device
+) -> Callable[[], None]:
+    """Return one epoch of the loop that everybody writes."""
     optimiser = torch.optim.SGD(net.parameters(), lr=recipe.rate, momentum=recipe.momentum)
 
     def epoch() -> None:
         running = 0.0
         for images, labels in loader:
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            with autocast(recipe.precision, device):
+                loss = functional.cross_entropy(net(images), labels)
             optimiser.zero_grad()
-            loss = functional.cross_entropy(net(images), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             running += loss.item()
@@ -77,13 +110,30 @@ def tutorial(recipe: Recipe, data: Dataset) -> Callable[[], None]:
     return epoch
 
 
-def per_image_transform(recipe: Recipe, data: Dataset) -> Callable[[Tensor], Tensor]:
-    """Return torchvision's transforms for one uint8 (H, W, 3) array, as an image file would come out of a reader."""
+def torch_norms(net: nn.Sequential) -> nn.Sequential:
+    """Put torch's own response normalisation in the place of ours, which it equals within one tower."""
+    for name, layer in net.named_children():
+        if isinstance(layer, CrossMapNorm):
+            setattr(net, name, nn.LocalResponseNorm(layer.size, layer.size * layer.alpha, layer.beta, layer.k))
+    return net
+
+
+def write_jpegs(split: Split, folder: Path) -> None:
+    """Write images as JPEG files of quality 90, a folder a class."""
     from PIL import Image
+
+    for number, (image, label) in enumerate(zip(resident(split.images).numpy(), split.labels.tolist(), strict=True)):
+        path = folder / f"{label:04d}" / f"{number:06d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(path, quality=90)
+
+
+def transforms(recipe: Recipe, data: Dataset) -> Any:
+    """Return torchvision's transforms of one image as Pillow has it, to the recipe's inputs."""
     from torchvision.transforms import v2
 
     mean = (data.mean.mean((0, 1)) / 255).tolist()
-    chain = v2.Compose(
+    return v2.Compose(
         [
             v2.RandomCrop(recipe.crop),
             v2.RandomHorizontalFlip(),
@@ -93,15 +143,33 @@ def per_image_transform(recipe: Recipe, data: Dataset) -> Callable[[Tensor], Ten
         ]
     )
 
+
+def per_image_transform(recipe: Recipe, data: Dataset) -> Callable[[Tensor], Tensor]:
+    """Return torchvision's transforms for one uint8 (H, W, 3) array, as an image file would come out of a reader."""
+    from PIL import Image
+
+    chain = transforms(recipe, data)
+
     def transform(image: Tensor) -> Tensor:
         return chain(Image.fromarray(image.numpy()))  # type: ignore[no-any-return]
 
     return transform
 
 
-def ours(recipe: Recipe, data: Dataset) -> Callable[[], Any]:
-    """Return one epoch of training by our loop."""
-    return Trainer(recipe, data, torch.device("cpu")).updates
+def ours(recipe: Recipe, data: Dataset, device: str = "cpu") -> Callable[[], float]:
+    """Return one epoch of training by our loop; as in training, the losses are read at its end."""
+    trainer = Trainer(recipe, data, torch.device(device))
+    return lambda: trainer.updates()[0].sum().item()
+
+
+def alone(recipe: Recipe, data: Dataset, device: str) -> Callable[[], float]:
+    """Return the same on one batch of random inputs, over and over: forward, backward and update alone."""
+    trainer = Trainer(recipe, data, torch.device(device))
+    images, labels = next(trainer.batches())
+    batch = torch.randn_like(images), labels.clone()
+    repeat = functools.partial(itertools.repeat, batch, len(data.train) // recipe.batch)
+    trainer.batches = lambda: iter(repeat())  # type: ignore[method-assign]
+    return lambda: trainer.updates()[0].sum().item()
 
 
 def around(recipe: Recipe, data: Dataset) -> Callable[[], float]:
@@ -160,7 +228,7 @@ def torchvision_augmentation(recipe: Recipe, data: Dataset) -> Callable[[], None
 
 
 def measure(
-    contenders: dict[str, Callable[[], Any]],
+    contenders: Mapping[str, Callable[[], Any]],
     images: int,
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
@@ -176,11 +244,32 @@ def measure(
     return {name: Row(name, statistics.median(r), min(r), max(r)) for name, r in rates.items()}
 
 
-def report(name: str, *, images: int = 2560, rounds: int = 7) -> str:
-    """Measure everything on the first ``images`` training images of data set ``name``; return the report as text."""
-    torch.set_num_threads(1)
+def report(name: str, *, device: str = "cpu", rounds: int = 7) -> str:
+    """Measure everything on the first training images of data set ``name``; return the report as text.
+
+    Images as large as AlexNet's crops are for AlexNet, smaller ones for its miniature on one core.
+
+    Raises:
+        StudyError: the set is not there, has too few images for a batch, or its images are timed on a core alone.
+    """
     whole = load(name)
-    data = replace(whole, train=Split(whole.train.images[:images], whole.train.labels[:images]))
+    if whole.image_size >= ALEXNET.crop:
+        return full(whole, device, rounds)
+    if device != "cpu":
+        raise StudyError(
+            f"data set {name!r}: images of {whole.image_size} pixels are timed on a core: take --device cpu"
+        )
+    return small(chosen(whole, torch.arange(min(2560, len(whole.train)))), rounds)
+
+
+def chosen(data: Dataset, rows: Tensor) -> Dataset:
+    """Return the set with these training images alone."""
+    return replace(data, train=Split(data.train.images[rows], data.train.labels[rows]))
+
+
+def small(data: Dataset, rounds: int) -> str:
+    """Return the report on small images, on one core."""
+    torch.set_num_threads(1)
     bf16 = replace(RECIPE, precision="bf16")
     contenders: dict[str, Callable[[], Any]] = {
         "tutorial loop, float32": tutorial(RECIPE, data),
@@ -198,16 +287,35 @@ def report(name: str, *, images: int = 2560, rounds: int = 7) -> str:
     share = around(RECIPE, data)
     shares = [share() for _ in range(rounds)]
     lines = [
-        f"{records.cpu_model()}; {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}; one thread",
-        f"{RECIPE.net}: {RECIPE.crop}-pixel crops and reflections of {len(data.train)} images of {data.name}, "
-        f"batches of {RECIPE.batch}; median of {rounds} rounds",
-        f"{'':<28}{'images/s':>12}{'slowest':>12}{'fastest':>12}",
-        *(f"{row.name:<28}{row.rate:>12,.0f}{row.slowest:>12,.0f}{row.fastest:>12,.0f}" for row in rows.values()),
-        "",
+        *_head("cpu", RECIPE, data, rounds),
+        *table(f"batches of {RECIPE.batch}", rows),
         *_ratios({name: row.rate for name, row in rows.items()}, statistics.median(shares)),
         *([f"bf16 not measured: {refused}"] if refused else []),
     ]
     return "\n".join(lines)
+
+
+def _head(device: str, recipe: Recipe, data: Dataset, rounds: int) -> list[str]:
+    processor = torch.cuda.get_device_name() if device == "cuda" else records.cpu_model()
+    return [
+        f"{processor}; {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}; "
+        f"threads: {torch.get_num_threads()}",
+        f"{recipe.net}: {recipe.crop}-pixel crops and reflections of {len(data.train)} images of {data.name}, "
+        f"median of {rounds} rounds",
+    ]
+
+
+def table(title: str, rows: dict[str, Row]) -> list[str]:
+    """Return the lines of a table of rates."""
+    digits = 0 if min(row.rate for row in rows.values()) > 100 else 1
+    return [
+        f"{title:<28}{'images/s':>12}{'slowest':>12}{'fastest':>12}",
+        *(
+            f"{row.name:<28}" + "".join(f"{rate:>12,.{digits}f}" for rate in (row.rate, row.slowest, row.fastest))
+            for row in rows.values()
+        ),
+        "",
+    ]
 
 
 def _ratios(rate: dict[str, float], share: float) -> list[str]:
@@ -224,90 +332,79 @@ def _ratios(rate: dict[str, float], share: float) -> list[str]:
     return lines
 
 
-# --- input from disk ------------------------------------------------------------------------------------------
+# --- AlexNet itself -------------------------------------------------------------------------------------------
+
+ALEXNET = Recipe(net="alexnet-paper", crop=224, flip=True, inputs="unit", rate=0.01)
+BATCHES = {"cpu": (32,), "cuda": (128, 1024)}
+IMAGES = {"cpu": 128, "cuda": 2**16}
+"""Images of an epoch, the set's first ones as often as it takes: a GPU has a graph to record in each."""
+TIMES = {"cpu": 2.0, "cuda": 4.0}
+"""How many times the rate of the reference loop ours should have."""
+ALONE = {128: 25_000, 1024: 40_000}
+"""Images a second that the network alone should take on a GPU, by batch."""
 
 
-def input_report(name: str, source: Path, *, images: int = 512, rounds: int = 5) -> str:
-    """Measure how fast images of a prepared set come, beside torchvision's ``ImageFolder`` loop; return it as text.
-
-    Torchvision reads the pictures in ``source`` that the set was made of, and the set's own JPEGs as files. Rates are
-    of processor time, all threads together: images a second and core, whatever else the machine does.
-    """
-    from torchvision.transforms import Resize
-
-    torch.set_num_threads(1)
-    whole = load(name)
-    data = replace(whole, train=Split(whole.train.images[:images], whole.train.labels[:images]))
-    if isinstance(data.train.images, Tensor):
-        raise StudyError(f"bench --input {name}: not a prepared set: make one with data prepare")
-    batch = min(128, len(data.train))
-    recipe = Recipe(data=name, net="cifar-19pct", crop=224, flip=True, batch=batch)  # the net itself is not run
+def full(data: Dataset, device: str, rounds: int) -> str:
+    """Return the report on AlexNet, which has all cores, or the GPU in bf16."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    place, precision = torch.device(device), "bf16" if device == "cuda" else "float32"
+    images = torch.arange(IMAGES[device])
+    few = chosen(data, images[: len(data.train)])
+    data = chosen(few, images % len(few.train)).to(place)
+    lines = _head(device, ALEXNET, data, rounds)
+    operations, memory = machine_rates(place, precision)
+    lines += [f"{precision} products {operations / 1e12:.3g} TFLOP/s, memory {memory / 1e9:.3g} GB/s", ""]
     with tempfile.TemporaryDirectory() as folder:
-        write_files(data.train.images, Path(folder, "all"))
-        contenders = {
-            "squares, uint8": squares(recipe, data),
-            "crops, uint8": uint8_crops(recipe, data),
-            "inputs, float32": batched_augmentation(recipe, data),
-            "ImageFolder, same JPEGs": image_folder(recipe, data, Path(folder)),
-            "ImageFolder, originals": image_folder(recipe, data, source / "train", Resize(data.image_size)),
-        }
-        rows = measure(contenders, len(data.train), rounds, time.process_time)
-    lines = [
-        f"{records.cpu_model()}; torch {torch.__version__}; {os.cpu_count()} decoding threads",
-        f"{recipe.crop}-pixel crops, reflections, of {len(data.train)} images of {name}, batches of {recipe.batch}; "
-        f"median of {rounds} rounds, seconds of processor time",
-        f"{'':<28}{'images/s':>12}{'slowest':>12}{'fastest':>12}",
-        *(f"{row.name:<28}{row.rate:>12,.0f}{row.slowest:>12,.0f}{row.fastest:>12,.0f}" for row in rows.values()),
-        "",
-    ]
-    for mine, theirs in itertools.product(list(contenders)[:3], list(contenders)[3:]):
-        ratio = f"{mine} / {theirs}:"
-        lines.append(f"{ratio:<46}{rows[mine].rate / rows[theirs].rate:6.2f} x   (target: 3)")
+        write_jpegs(few.train, Path(folder))
+        for batch in BATCHES[device]:
+            recipe = replace(ALEXNET, batch=batch, precision=precision)
+            contenders = {
+                "a: our trainer": ours(recipe, data, device),
+                "b: reference loop, JPEG": reference(recipe, few, Path(folder), len(images), place),
+                "c: our network alone": alone(recipe, data, device),
+            }
+            rows = measure(contenders, len(images), rounds)
+            least = floor(recipe, len(data.classes), operations, memory)
+            rows["floor"] = Row("d: floor", least, least, least)
+            lines += table(f"batches of {batch}", rows)
+            lines += _against(device, batch, *(row.rate for row in rows.values()))
     return "\n".join(lines)
 
 
-def squares(recipe: Recipe, data: Dataset) -> Callable[[], None]:
-    """Return an epoch of images as they are handed to a GPU, which crops, reflects and does the arithmetic."""
-
-    def epoch() -> None:
-        for _ in parts(data.train.images, torch.split(torch.randperm(len(data.train)), recipe.batch)):
-            pass
-
-    return epoch
-
-
-def uint8_crops(recipe: Recipe, data: Dataset) -> Callable[[], None]:
-    """Return an epoch of crops and reflections in bytes."""
-    generator, border = torch.Generator().manual_seed(0), data.image_size - recipe.crop
-
-    def epoch() -> None:
-        for some in parts(data.train.images, torch.split(torch.randperm(len(data.train)), recipe.batch)):
-            places, flips = augment.offsets(len(some), border, generator), augment.flips(len(some), generator)
-            augment.crop(some, places, recipe.crop, flips)
-
-    return epoch
+def machine_rates(device: torch.device, precision: str) -> tuple[float, float]:
+    """Measure operations a second in a large product of matrices, and bytes read and written a second in a copy."""
+    side = 2048 if device.type == "cpu" else 8192
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix, source = torch.ones(side, side, dtype=dtype, device=device), torch.ones(2**26, device=device)
+    product, target = torch.empty_like(matrix), torch.ones_like(source)
+    contenders = {
+        "product": lambda: torch.mm(matrix, matrix, out=product)[0, 0].item(),
+        "copy": lambda: target.copy_(source)[0].item(),
+    }
+    rates = {name: row.fastest for name, row in measure(contenders, 1, 5).items()}
+    return 2 * side**3 * rates["product"], 2 * source.nbytes * rates["copy"]
 
 
-def image_folder(recipe: Recipe, data: Dataset, folder: Path, *first: Callable[[Any], Any]) -> Callable[[], None]:
-    """Return an epoch of torchvision's reference loop over files: Pillow, transforms one by one, ``DataLoader``."""
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
+def floor(recipe: Recipe, classes: int, operations: float, memory: float) -> float:
+    """Return the images a second if a step were its counted operations and then its update, and nothing else.
 
-    mean = (data.mean.mean((0, 1)) / 255).tolist()
-    last = [RandomCrop(recipe.crop), RandomHorizontalFlip(), ToTensor(), Normalize(mean, [data.std / 255] * 3)]
-    files = ImageFolder(folder, Compose([*first, *last]))
-    chosen = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))[: len(data.train)].tolist()
-    loader = torch_data.DataLoader(torch_data.Subset(files, chosen), batch_size=recipe.batch, shuffle=True)
-
-    def epoch() -> None:
-        for _ in loader:
-            pass
-
-    return epoch
+    The update reads weights, velocities and gradients and writes the first two, in float32: 20 bytes a weight.
+    """
+    weights = models.n_parameters(models.outline(recipe.net, classes=classes))
+    step = recipe.batch * models.training_flops(recipe.net) / operations + 20 * weights / memory
+    return recipe.batch / step
 
 
-def write_files(images: Jpegs, folder: Path) -> None:
-    """Write prepared images as the files that they could have been."""
-    folder.mkdir()
-    for row in images.rows.tolist():
-        (folder / f"{row}.jpg").write_bytes(images.table.column("jpeg")[row].as_py())
+def _against(device: str, batch: int, a: float, b: float, c: float, d: float) -> list[str]:
+    """Return the comparisons that the study states a target for, and what ours makes of the paper's training."""
+    hours = experiments.PAPER_EPOCHS * experiments.PAPER_IMAGES / a / 3600
+    gpu = device == "cuda"
+    return [
+        f"a / b:   {a / b:6.2f} x   (target: {TIMES[device]:g})",
+        f"a / c:   {a / c:6.2f} x" + ("   (target: 0.9)" if gpu else ""),
+        f"a / d:   {a / d:6.2f} x",
+        *([f"c:       {c:6,.0f} images/s   (target: {ALONE[batch]:,})"] if gpu else []),
+        f"{experiments.PAPER_EPOCHS} epochs of {experiments.PAPER_IMAGES:,} images at a: "
+        + (f"{60 * hours:,.0f} minutes" if hours < 2 else f"{hours:,.0f} hours"),
+        "",
+    ]

@@ -214,6 +214,16 @@ def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Esti
     return found, "contradicted" if not any(counts) and found.high < 50 else "inconclusive"
 
 
+def _neighbours(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
+    """Judge how many more neighbours are of the same class in the last hidden layer than in pixels.
+
+    By the reduced network where a scale has it: there it alone has seeds enough.
+    """
+    arm = results.get("reduced", results["paper"])
+    found = estimate(list(effects.by_seed(arm, "gain_over_pixels").values()), "points")
+    return _ended(claim, found, scale, [arm])
+
+
 JUDGES: dict[str, Callable[[Claim, Results, str], tuple[Estimate | None, str]]] = {
     "relu-six-times-faster": _six_times,
     "relu-several-times-faster": _several_times,
@@ -221,6 +231,7 @@ JUDGES: dict[str, Callable[[Claim, Results, str], tuple[Estimate | None, str]]] 
     "depth": _depth,
     "five-networks": _five_networks,
     "towers-specialise": _towers_specialise,
+    "neighbours-are-not-close-in-pixels": _neighbours,
 }
 """How a claim's experiment gives estimate and verdict, by the claim's id, where its entry ``effect`` can't say it."""
 

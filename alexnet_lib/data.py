@@ -252,16 +252,43 @@ def load(name: str, *, root: str | Path | None = None, download: bool = True) ->
     Raises:
         StudyError: an unknown name or option, a value out of range, or a set that is missing or damaged.
     """
+    kind, options = _options(name)
+    return LOADERS[kind](options, root, download) if kind in LOADERS else _load_store(name, data_root(root))
+
+
+def some(name: str, part: str, rows: Sequence[int], *, of: int) -> Split:
+    """Return a few images of the set called ``name``: of pictures on disk, the others are not read.
+
+    Args:
+        name: as for `load`.
+        part: ``train`` or ``test``.
+        rows: places in the split.
+        of: how many images the split has where the places come from.
+
+    Raises:
+        StudyError: what `load` raises; pictures on disk of another number.
+    """
+    from alexnet_lib import images
+
+    kind, options = _options(name)
+    if kind in images.SOURCES:
+        return images.some(kind, options, data_root(), part=part, rows=rows, of=of)
+    whole = load(name, download=False)
+    split = whole.test if part == "test" else whole.train
+    chosen = torch.tensor(rows)
+    return Split(resident(split.images[chosen]), split.labels[chosen])
+
+
+def _options(name: str) -> tuple[str, dict[str, str]]:
+    """Take a set's name apart, into its kind and its options."""
     kind, _, text = name.partition(":")
-    if kind not in LOADERS:
-        return _load_store(name, data_root(root))
     options: dict[str, str] = {}
     for item in text.split(",") if text else ():
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not value or key in options:
             raise StudyError(f"data set {name!r}: {item!r} should be option=value, each option once")
         options[key] = value
-    return LOADERS[kind](options, root, download)
+    return kind, options
 
 
 def _load_cifar10(options: dict[str, str], root: str | Path | None, download: bool) -> Dataset:

@@ -49,6 +49,11 @@ LEVEL = 0.30
 """Training error rate, measured after the epoch, up to which "converging" is counted with and without dropout."""
 
 
+def same_class(run: Record, where: str) -> float:
+    """Return the share of the nearest training images, in ``pixels`` or a layer, that are of a test image's class."""
+    return float(run["scores"][f"neighbours_{where}_same_class"])
+
+
 def _early(run: Record) -> float:
     """Return the training error over the last epoch of the first tenth."""
     return float(run["history"][max(1, round(len(run["history"]) / 10)) - 1]["train_error"])
@@ -58,14 +63,19 @@ METRICS: dict[str, Callable[[Record], float]] = {
     "test_error": lambda run: run["scores"]["test_error"],
     "test_error_5views": lambda run: run["scores"]["test_error_5views"],
     "test_error_10views": lambda run: run["scores"]["test_error_10views"],
+    "test_error_top5": lambda run: run["scores"]["test_error_top5"],
+    "test_error_top5_10views": lambda run: run["scores"]["test_error_top5_10views"],
     "gap": lambda run: run["scores"]["test_error"] - run["scores"]["train_error_after"],
     "train_error": lambda run: run["scores"]["train_error"],
     "early_train_error": _early,
     "gain_of_views": lambda run: run["scores"]["test_error_10views"] - run["scores"]["test_error"],
+    "gain_of_views_top5": lambda run: run["scores"]["test_error_top5_10views"] - run["scores"]["test_error_top5"],
+    "gain_over_pixels": lambda run: same_class(run, "act7") - same_class(run, "pixels"),
 }
-"""What is compared, as a fraction, by name: final test error of the centre view, five and ten; test minus training
-error, both of one view of the final weights; training error over the last epoch, and over the one that ends the first
-tenth; ten views minus one."""
+"""What is compared, as a fraction, by name: final test error of the centre view, five and ten, top-5 of the centre
+view and ten; test minus training error, both of one view of the final weights; training error over the last epoch,
+and over the one that ends the first tenth; ten views minus one, top-1 and top-5; share of the nearest training images
+that are of a test image's class, in the last hidden layer minus in pixels."""
 
 
 def by_seed(arm: ArmResult, metric: str) -> dict[int, float]:

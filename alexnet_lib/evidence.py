@@ -124,6 +124,13 @@ class ArmResult:
         found = {run["id"]: run for run in [*self.grid, *self.runs.values()]}
         return sorted(found.values(), key=lambda run: (run["recipe"]["rate"], run["seed"]))
 
+    def images(self, part: str) -> int | None:
+        """Return how many images the data set's ``train`` or ``test`` has; None where no run says so.
+
+        The first records don't.
+        """
+        return next((run["data"][part] for run in self.all_runs if part in run["data"]), None)
+
     def kept(self, seed: int) -> dict[str, Tensor]:
         """Return what is kept of a run's network (``Arm.keep``), by name.
 

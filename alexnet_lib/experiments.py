@@ -187,6 +187,8 @@ def _ensembles(scale: str) -> tuple[Arm, ...]:
 
 # --- AlexNet itself -------------------------------------------------------------------------------------------
 
+PAPER_EPOCHS, PAPER_IMAGES = 90, 1_200_000
+"""Length of the paper's training: "about 90" epochs of "1.2 million" images (P §5)."""
 LOGGED = 93
 """Epochs of net #145's training on ILSVRC-2010; its log has the rates cut before epochs 23, 51 and 78, conv1's once
 more at 68 and to zero at 72 (fact sheet, section 2.2). When the biases' rate was cut is not logged: here with the
@@ -221,11 +223,19 @@ def edition(name: str, data: str, epochs: int = LOGGED) -> Recipe:
     return replace(recipe, bias_cuts=scaled(51), conv1=conv1)
 
 
+REDUCED: dict[str, Any] = {"batch": 64, "rate": 0.01, "epochs": 60, "cuts": (42, 54)}
+"""Batch and schedule of the reduced network at ``laptop``. Kernels need many updates to form: half the paper's batch
+doubles them, and there are epochs enough for its rate, which is cut after the same shares of the training as the full
+network's."""
+
+
 def _full(scale: str) -> tuple[Arm, ...]:
     """Return the whole network in the two editions of 2012, on Imagenette, and at ``gpu`` on Tiny ImageNet.
 
     At ``laptop`` 20 epochs, one 600th of the paper's training, are made the most of: batches of 32 for four times the
-    updates, half the rate, cut late.
+    updates, half the rate, cut late. After both editions comes the arm ``reduced``, the edition ``paper`` made small
+    (`alexnet_lib.models.REDUCED`): a CPU can train it for longer, and with seeds enough for a verdict. A GPU trains
+    the whole one instead.
     """
     keep = ("conv1", "snapshots", "probabilities", "labels", "neighbours")
     lengths: dict[str, dict[str, Any]] = {
@@ -245,6 +255,10 @@ def _full(scale: str) -> tuple[Arm, ...]:
         if scale == "gpu":
             tiny = replace(recipe, data="tiny-imagenet-200")
             arms.append(Arm(name=f"{name}-tiny", recipe=tiny, seeds=3, keep=keep, priority=1))
+    if scale != "gpu":
+        recipe = replace(arms[0].recipe, net="alexnet-reduced", crop=128, **(REDUCED if scale == "laptop" else {}))
+        seeds = 3 if scale == "laptop" else 1
+        arms.append(Arm(name="reduced", recipe=recipe, seeds=seeds, keep=keep, priority=1))
     return tuple(arms)
 
 

@@ -12,9 +12,7 @@ byte, transparency over black; EXIF turns are undone, colour profiles and later 
 can't be decoded are left out of the set, named and counted: see `Report`. Bytes don't depend on the number of
 workers; JPEG decoders of other versions may round a pixel differently, which shows in the set's digest.
 
-The study's copy of Imagenette is not as published: each image was squashed to 224 x 224 (aspect ratio not kept)
-and encoded again, so 256 pixels are enlarged ones, with nothing to cut; 242 of its files are greyscale. Images of
-ILSVRC's validation set occur in its ``train``. Tiny ImageNet's 64 pixels are enlarged too.
+What must be known of a set beside its numbers stands in `CAVEATS`. Of Imagenette's files 242 are greyscale.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import contextlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -49,6 +47,29 @@ SOURCES = {
     "folder": "write folder:path=NAME for {train,val}/CLASS/IMAGE in a folder NAME of the data root",
 }
 """The kinds of set that `load` knows, and how to get one."""
+CAVEATS = {
+    "imagenette": (
+        "Ten classes of ILSVRC in a split of their own: images of ILSVRC's validation set are among the training "
+        "images. The study's copy was squashed to 224 x 224 pixels, aspect ratio not kept, and encoded again; the "
+        "paper's 256 pixels are enlarged from these, with nothing to cut."
+    ),
+    "tiny-imagenet-200": "Two hundred classes of ILSVRC at 64 pixels, enlarged to the paper's 256.",
+    "synthetic": "Drawn by code: it shows that every step runs, and nothing about photographs.",
+}
+"""What must be known of a set beside its numbers, by its kind."""
+IMAGENETTE = {
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+"""Imagenette's classes in the order of their labels: WordNet's number and word."""
 TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))
 """Pillow's ``Transpose`` that undoes each value of EXIF's orientation: mirrored, upside down, ..., on its side."""
 
@@ -94,6 +115,64 @@ def load(kind: str, options: Mapping[str, str], home: Path) -> Dataset:
         StudyError: a wrong option; a folder, split or annotation that is missing or wrong; classes that differ
             between the splits, or have no readable image; a set larger than the machine's memory.
     """
+    found = _find(kind, options, home)
+    count, size = sum(map(len, found.splits.values())), found.size
+    need, have = count * size**2 * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if need > have:
+        memory = f"takes {need / 1e9:.3g} GB, and this machine has {have / 1e9:.3g} GB of memory"
+        raise StudyError(f"data set {found.name!r} {memory}: give a smaller size=PIXELS")
+
+    kinds: Counter[str] = Counter()
+    unreadable: list[str] = []
+    train, test = (
+        _read(files, found.folder / part, size, found.classes, kinds, unreadable)
+        for part, files in found.splits.items()
+    )
+    report = Report(count, dict(sorted(kinds.items())), tuple(unreadable), dict(sorted(found.ignored.items())))
+    if unreadable:
+        warnings.warn(f"data set {found.name!r}: {report}: {first(unreadable)}", stacklevel=4)
+    return Dataset(found.name, train, test, found.classes, digest(train, test), report)
+
+
+def some(kind: str, options: Mapping[str, str], home: Path, *, part: str, rows: Sequence[int], of: int) -> Split:
+    """Return a few images of a set's ``train`` or ``test`` as `load` would, without decoding the others.
+
+    Args:
+        kind: as for `load`, and so are ``options`` and ``home``.
+        part: ``train`` or ``test``.
+        rows: places in the split.
+        of: how many images the split has where the places come from; among other files they would mean others.
+
+    Raises:
+        StudyError: what `load` raises; another number of files; an image that can't be decoded.
+    """
+    found = _find(kind, options, home)
+    files = [*found.splits.values()][part == "test"]
+    if len(files) != of:
+        raise StudyError(
+            f"data set {found.name!r}: {len(files)} {part} files where {of} are meant: take the same set"
+        )
+    images = torch.empty(len(rows), found.size, found.size, 3, dtype=torch.uint8)
+    for row, out in zip(rows, images.numpy(), strict=True):
+        if why := prepare(files[row][0], out)[1]:
+            raise StudyError(f"data set {found.name!r}: {files[row][0]}: {why}")
+    return Split(images, torch.tensor([files[row][1] for row in rows]))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The files of a set, before any is opened."""
+
+    name: str
+    folder: Path
+    size: int
+    classes: tuple[str, ...]
+    splits: dict[str, Files]
+    ignored: Counter[str]
+
+
+def _find(kind: str, options: Mapping[str, str], home: Path) -> _Found:
+    """Check a set's name and list its files."""
     known = ("path", "size") if kind == "folder" else ("size",)
     for key in options:
         if key not in known:
@@ -117,19 +196,7 @@ def load(kind: str, options: Mapping[str, str], home: Path) -> Dataset:
         raise StudyError(f"data set {name!r}: {error}: make it readable, or unpack the set again") from None
     for part, files in splits.items():
         check_classes(folder / part, classes, files, ())  # before an hour of decoding
-    count = sum(map(len, splits.values()))
-    need, have = count * size**2 * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if need > have:
-        memory = f"takes {need / 1e9:.3g} GB, and this machine has {have / 1e9:.3g} GB of memory"
-        raise StudyError(f"data set {name!r} {memory}: give a smaller size=PIXELS")
-
-    kinds: Counter[str] = Counter()
-    unreadable: list[str] = []
-    train, test = (_read(files, folder / part, size, classes, kinds, unreadable) for part, files in splits.items())
-    report = Report(count, dict(sorted(kinds.items())), tuple(unreadable), dict(sorted(ignored.items())))
-    if unreadable:
-        warnings.warn(f"data set {name!r}: {report}: {first(unreadable)}", stacklevel=4)
-    return Dataset(name, train, test, classes, digest(train, test), report)
+    return _Found(name, folder, size, classes, splits, ignored)
 
 
 def first(names: Collection[str], most: int = 5) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
 
+from alexnet_lib.data import ROOT_VARIABLE
 from alexnet_lib.recipes import StudyError, unknown
 from alexnet_lib.records import PROJECT
 
@@ -57,14 +61,16 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> f
 def publish(notebook: Path, output: Path) -> float:
     """Execute a notebook with its defaults and keep the result in its place; return the seconds it took.
 
-    What papermill notes about time and machine is dropped, so that the same records give the same file.
+    The same records give the same file: what papermill notes about time and machine is dropped, and no data set is to
+    be found, so that none of its pictures gets into the repository.
 
     Raises:
         StudyError: a cell failed; the notebook is then as it was.
     """
     import nbformat
 
-    seconds = execute(notebook, output, {})
+    with tempfile.TemporaryDirectory() as nothing, mock.patch.dict(os.environ, {ROOT_VARIABLE: nothing}):
+        seconds = execute(notebook, output, {})
     executed = nbformat.read(output, as_version=4)  # type: ignore[no-untyped-call]
     for part in (executed, *executed.cells):
         for key in ("papermill", "execution", "widgets"):

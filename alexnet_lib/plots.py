@@ -421,3 +421,93 @@ def preferences(networks: Mapping[str, Tensor], chance: float | None = None) -> 
     else:
         _no_run(panels[0][0])
     return figure
+
+
+# --- What the network sees --------------------------------------------------------------------------------------
+
+
+def same_class(by_arm: Mapping[str, Mapping[int, Mapping[str, float]]], chance: float | None = None) -> Figure:
+    """Draw how many of the nearest images are of the same class, layer by layer, a seed a line and an arm a colour.
+
+    ``by_arm``: arm -> seed -> place in the network -> per cent. ``chance``: of images drawn blindly, a dotted line.
+    """
+    figure, panel = plt.subplots(figsize=(7.0, 3.6), layout="constrained")
+    for (name, seeds), (colour, line) in zip(by_arm.items(), itertools.cycle(LINES), strict=False):
+        for number, shares in enumerate(seeds.values()):
+            label = "" if number else f"{name}, n = {len(seeds)}"
+            panel.plot([*shares], [*shares.values()], line, marker="o", markersize=4, color=colour, label=label)
+    panel.set(ylabel="neighbours of the same class, %", ylim=(0, 100))
+    if not panel.lines:
+        _no_run(panel)
+        return figure
+    panel.legend(loc="upper left")
+    if chance is not None:
+        panel.axhline(chance, color=GREY, linewidth=0.8, linestyle=":")
+        panel.text(0.99, chance + 1, "chance", ha="right", color=GREY, transform=panel.get_yaxis_transform())
+    return figure
+
+
+def predictions(
+    probabilities: Tensor, labels: Tensor, words: Sequence[str], pictures: Tensor | None = None, across: int = 4
+) -> Figure:
+    """Draw the five likeliest classes of some images as bars, the right one's blue and bold (P Figure 4, left).
+
+    ``probabilities`` float (n, classes), ``labels`` (n,), ``words`` the classes' names; ``pictures`` uint8 (n, side,
+    side, 3), drawn above the bars.
+    """
+    heights = [1.25] if pictures is None else [2.2, 1.25]
+    each, rows = len(heights), -(-len(labels) // across)
+    figure, panels = plt.subplots(
+        each * rows,
+        across,
+        figsize=(9.0, rows * (sum(heights) + 0.2)),
+        height_ratios=heights * rows,
+        squeeze=False,
+        layout="constrained",
+    )
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for number, (row, label) in enumerate(zip(probabilities.float(), labels.tolist(), strict=True)):
+        column = panels[each * (number // across) :, number % across]
+        column[0].set_title(words[label], fontsize=10, pad=9)
+        if pictures is not None:
+            column[0].imshow(pictures[number].numpy())
+        best = row.topk(min(5, len(row)))
+        bars = column[each - 1]
+        for place, (share, one) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+            right = one == label
+            bars.barh(place, 100 * share, color="#56b4e9" if right else "#d9d9d9")
+            bars.text(2, place, words[one], va="center", fontsize=9, fontweight="bold" if right else "normal")
+        bars.set_axis_on()
+        bars.set_yticks([])
+        bars.set_xticks([0, 50, 100], ["0", "50", "100 %"], fontsize=8)
+        bars.set(xlim=(0, 100), ylim=(len(best.values) - 0.5, -0.5))
+    return figure
+
+
+def neighbours(queries: Tensor, near: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """Draw images in a column, and beside each the ones nearest to it, framed if of its class (P Figure 4, right).
+
+    ``queries``: uint8 (n, side, side, 3). ``near``: measure -> neighbours (n, k, side, side, 3), and which are of the
+    query's class, bool (n, k).
+    """
+    groups = {"query": (queries[:, None], torch.zeros(len(queries), 1).bool())} | dict(near)
+    across = [pictures.shape[1] for pictures, _ in groups.values()]
+    figure, panels = plt.subplots(
+        1,
+        len(groups),
+        figsize=(10.0, 10.0 * len(queries) / sum(across) + 0.4),
+        width_ratios=across,
+        layout="constrained",
+    )
+    blue = (255 * np.array(matplotlib.colors.to_rgb(BLUE))).astype(np.uint8)
+    for panel, (name, (pictures, alike)) in zip(panels, groups.items(), strict=True):
+        edge = max(2, pictures.shape[2] // 16)
+        framed = np.pad(pictures.numpy(), ((0, 0), (0, 0), (edge, edge), (edge, edge), (0, 0)), constant_values=255)
+        frame = np.ones(framed.shape[2:4], dtype=bool)
+        frame[edge:-edge, edge:-edge] = False
+        framed[alike.numpy()[:, :, None, None] & frame] = blue
+        panel.imshow(np.concatenate([np.concatenate(row, axis=1) for row in framed]))
+        panel.set_title(name, fontsize=10)
+        panel.set_axis_off()
+    return figure

@@ -64,7 +64,7 @@ def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str
         "scale": scale,
         "seed": result.recipe.seed,
         "recipe": result.recipe.resolved(),
-        "data": {"name": data.name, "digest": data.digest},
+        "data": {"name": data.name, "digest": data.digest, "train": len(data.train), "test": len(data.test)},
         "outcome": result.outcome,
         "history": [asdict(epoch) for epoch in result.history],
         "scores": result.scores,

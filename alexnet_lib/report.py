@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 from IPython.display import HTML, Markdown
 
-from alexnet_lib import models
+from alexnet_lib import images, models
 from alexnet_lib.claims import Claim
 from alexnet_lib.effects import Results, level
 from alexnet_lib.estimates import Estimate, show, show_bootstrap, show_detectable, show_interval
@@ -40,12 +40,32 @@ def arms(results: Results) -> HTML:
     )
 
 
+def labels(results: Results) -> dict[str, str]:
+    """Return the arms' names as figures and tables show them: what stands in for the whole network is marked."""
+    return {name: f"{name} (not the whole network)" if name == "reduced" else name for name in results}
+
+
 def _changes(first: Recipe, other: Recipe) -> str:
     """Name the fields, apart from the network's and the schedule's, in which a recipe differs from another."""
     one, two = first.resolved(), other.resolved()
     return ", ".join(
         f"{name} {two[name]}" for name in two if name not in ("net", "epochs", "cuts") and one[name] != two[name]
     )
+
+
+def data_sets(results: Results) -> Markdown:
+    """Return the images that runs were trained on, how many there are, and what must be known of them."""
+    parts = {"train": "training", "test": "test"}
+    counts: dict[str, str] = {}
+    for result in results.values():
+        numbers = [(result.images(part), word) for part, word in parts.items()]
+        said = " and ".join(f"{count:,} {word} images" for count, word in numbers if count)
+        counts[result.arm.recipe.data] = counts.get(result.arm.recipe.data) or said
+    lines = []
+    for name, said in counts.items():
+        told = ". ".join(filter(None, (said, images.CAVEATS.get(name.partition(":")[0]))))
+        lines.append(f"- `{name}`" + (f": {told}" if told else ""))
+    return Markdown("\n".join(lines))  # type: ignore[no-untyped-call]
 
 
 def levels(results: Results, metrics: Mapping[str, str]) -> HTML:

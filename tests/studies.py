@@ -149,7 +149,15 @@ def ratio_of(setting: str, ratio: float, seeds: int = 3, spread: float = 1.001) 
     }
 
 
-SCORES = ("train_error", "train_error_after", "test_error", "test_error_5views", "test_error_10views")
+SCORES = (
+    "train_error",
+    "train_error_after",
+    "test_error",
+    "test_error_5views",
+    "test_error_10views",
+    "neighbours_pixels_same_class",
+    "neighbours_act7_same_class",
+)
 
 
 def ended(

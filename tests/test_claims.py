@@ -417,6 +417,39 @@ def test_a_claim_without_runs_or_without_arms_is_not_tested(tmp_path: Path, clai
 # --- judges of their own ------------------------------------------------------------------------------------
 
 
+def neighbours(arm: str, gains: Sequence[float], scale: str = "laptop") -> list[Record]:
+    """Return runs whose neighbours share the class more often in the last hidden layer than in pixels, by points."""
+    pixels, hidden = (f"neighbours_{where}_same_class" for where in ("pixels", "act7"))
+    return ended("alexnet", arm, [{pixels: 30.0, hidden: 30.0 + gain} for gain in gains], scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ([20.0, 25.0, 22.0], "reproduced"),
+        ([20.0, 25.0], "inconclusive"),  # a seed is missing
+        ([2.0, -1.0, 1.0], "inconclusive"),
+        ([-9.0, -8.0, -10.0], "contradicted"),
+    ],
+)
+def test_neighbours_are_judged_on_a_laptop_by_the_reduced_network(
+    tmp_path: Path, gains: list[float], expected: str
+) -> None:
+    runs = [*neighbours("reduced", gains), *neighbours("paper", [-50.0])]
+    claim = BY_ID["neighbours-are-not-close-in-pixels"]
+    found, judged = judge(claim, results_of(tmp_path, "alexnet", *runs), "laptop")
+    assert found
+    assert (found.values, found.unit, judged) == (pytest.approx(tuple(gains)), "points", expected)
+
+
+def test_neighbours_are_judged_on_a_gpu_by_the_full_network_of_the_paper(tmp_path: Path) -> None:
+    runs = [*neighbours("paper", about(20.0, 10), "gpu"), *neighbours("code2012", [-50.0], "gpu")]
+    claim = BY_ID["neighbours-are-not-close-in-pixels"]
+    found, judged = judge(claim, results_of(tmp_path, "alexnet", *runs, scale="gpu"), "gpu")
+    assert found
+    assert (found.n, judged) == (10, "reproduced")
+
+
 def dropout(folder: Path, with_: Sequence[int], without: Sequence[int]) -> tuple[Estimate | None, str]:
     """Judge runs that need so many epochs to 30 % training error."""
     runs = []

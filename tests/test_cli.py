@@ -405,8 +405,8 @@ def test_claims_writes_the_whole_ledger_as_csv(tell: Tell, tmp_path: Path) -> No
 
 def test_bench_measures_the_named_set_as_often_as_told(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "workers", lambda device, jobs: ThreadPoolExecutor(jobs))
-    monkeypatch.setattr(bench, "report", lambda name, rounds: f"{name}, {rounds} rounds")
-    assert tell("bench --data synthetic:train=30 --rounds 2").out == "synthetic:train=30, 2 rounds\n"
+    monkeypatch.setattr(bench, "report", lambda name, device, rounds: f"{name}, {rounds} rounds, {device}")
+    assert tell("bench --data synthetic:train=30 --rounds 2").out == "synthetic:train=30, 2 rounds, cpu\n"
 
 
 @pytest.fixture

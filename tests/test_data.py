@@ -389,3 +389,12 @@ def test_classes_of_the_embedded_set_differ_in_structure_and_not_in_mean_image()
     spectra = [torch.fft.rfft2(p.view(-1, 32, 32, 3).mean(3)).abs().flatten(1) for p in pixels]
     assert error(*pixels) > 0.5
     assert error(*spectra) < 0.3
+
+
+def test_a_few_made_up_images_are_those_at_their_places() -> None:
+    name = "synthetic:size=8,train=6,test=4"
+    whole = load(name)
+    for part, split in (("train", whole.train), ("test", whole.test)):
+        few = data.some(name, part, [3, 0], of=len(split))
+        assert torch.equal(few.images, split.images[[3, 0]])
+        assert torch.equal(few.labels, split.labels[[3, 0]])

@@ -70,6 +70,10 @@ SCORES = {
     "test_error": 0.2,
     "test_error_5views": 0.19,
     "test_error_10views": 0.18,
+    "test_error_top5": 0.05,
+    "test_error_top5_10views": 0.02,
+    "neighbours_pixels_same_class": 0.3,
+    "neighbours_act7_same_class": 0.65,
 }
 BY_HAND = {
     "test_error": 0.2,
@@ -78,7 +82,11 @@ BY_HAND = {
     "gap": 0.13,
     "train_error": 0.11,
     "early_train_error": 0.8,  # the second of 20 epochs
+    "test_error_top5": 0.05,
+    "test_error_top5_10views": 0.02,
     "gain_of_views": -0.02,
+    "gain_of_views_top5": -0.03,
+    "gain_over_pixels": 0.35,
 }
 ARM = Arm(name="base", recipe=TINY, seeds=4)
 

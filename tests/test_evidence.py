@@ -304,6 +304,14 @@ def test_the_grid_holds_runs_from_before_a_recipe_field_existed(tmp_path: Path) 
     assert len(results("tiny", "smoke", tmp_path)["relu-tiny"].grid) == 3
 
 
+def test_the_images_of_an_arm_are_those_that_its_runs_count_and_the_first_records_don_t(tmp_path: Path) -> None:
+    old, new = runs_of((RELU, {0.01: 3.0, 0.02: 4.0}))
+    assert results("tiny", "smoke", write(tmp_path / "old", [old]))["relu-tiny"].images("train") is None
+    new["data"] |= {"train": 40, "test": 20}
+    arm = results("tiny", "smoke", write(tmp_path / "both", [old, new]))["relu-tiny"]
+    assert (arm.images("train"), arm.images("test")) == (40, 20)
+
+
 def test_an_arm_without_a_search_has_no_grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     add_experiment(monkeypatch, [replace(RELU, rates=())])
     write(tmp_path, runs_of((RELU, GRID)))

@@ -300,6 +300,16 @@ def test_the_full_network_trains_on_pictures() -> None:
     assert on["gpu"] == {"imagenette", "tiny-imagenet-200"}
 
 
+def test_the_reduced_network_has_the_paper_s_recipe_but_for_size_and_length_and_comes_after_the_editions() -> None:
+    small, laptop = named("alexnet", "smoke"), named("alexnet", "laptop")
+    assert difference(small["paper"].recipe, small["reduced"].recipe).keys() == {"net", "crop"}
+    changes = difference(laptop["paper"].recipe, laptop["reduced"].recipe).keys()
+    assert {"net", "crop", "epochs"} <= changes <= {"net", "crop", "epochs", "batch", "rate", "cuts"}
+    assert laptop["reduced"].keep == laptop["paper"].keep
+    assert laptop["reduced"].priority > max(laptop[name].priority for name in ("paper", "code2012"))
+    assert laptop["reduced"].seeds >= 3  # the claim on neighbours is judged by them
+
+
 def test_an_edition_s_schedule_is_the_logged_one() -> None:
     recipe = experiments.edition("code2012", "imagenette")
     assert (recipe.epochs, recipe.cuts, recipe.conv1, recipe.bias_cuts) == (93, (23, 51, 78), (68, 72), (51,))

@@ -19,8 +19,8 @@ import torch
 from PIL import Image, ImageOps
 
 import alexnet_lib.__main__ as cli
-from alexnet_lib import train
-from alexnet_lib.data import Dataset, Split, data_root, load, synthetic
+from alexnet_lib import images, train
+from alexnet_lib.data import Dataset, Split, data_root, load, some, synthetic
 from alexnet_lib.recipes import Recipe, StudyError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -91,6 +91,27 @@ def test_images_stand_in_the_order_of_sorted_classes_and_files(zoo: Path) -> Non
     assert found.train.labels.tolist() == [0, 0, 0, 1, 1]
     assert found.test.images[:, 0, 0, 0].tolist() == [60, 70]
     assert found.test.labels.tolist() == [0, 1]
+
+
+def test_a_few_images_are_those_at_their_places_and_no_other_is_read(zoo: Path) -> None:
+    whole = load("folder:path=zoo,size=8").train
+    (zoo / "train" / "ape" / "a.png").write_bytes(b"no image")  # the second
+    few = some("folder:path=zoo,size=8", "train", [4, 0, 4], of=5)
+    assert torch.equal(few.images, whole.images[[4, 0, 4]])
+    assert few.labels.tolist() == [1, 0, 1]
+    assert some("folder:path=zoo,size=8", "test", [1], of=2).images.unique().tolist() == [70]
+
+
+@pytest.mark.parametrize(
+    ("rows", "of", "message"),
+    [([0], 4, "5 train files where 4 are meant"), ([1], 5, r"a\.png: not an image")],
+)
+def test_a_few_images_of_another_set_or_an_unreadable_one_are_refused(
+    zoo: Path, rows: list[int], of: int, message: str
+) -> None:
+    (zoo / "train" / "ape" / "a.png").write_bytes(b"no image")
+    with pytest.raises(StudyError, match=message):
+        some("folder:path=zoo,size=8", "train", rows, of=of)
 
 
 def test_a_split_is_one_contiguous_tensor_of_the_size_asked_for(zoo: Path) -> None:
@@ -630,8 +651,8 @@ def real() -> Dataset:
 
 
 def test_the_real_imagenette_is_the_one_that_the_study_used(real: Dataset) -> None:
-    assert (len(real.train), len(real.test), len(real.classes)) == (9469, 3925, 10)
-    assert real.classes[0] == "n01440764"
+    assert (len(real.train), len(real.test)) == (9469, 3925)
+    assert real.classes == tuple(images.IMAGENETTE)
     assert real.train.labels.bincount().min() > 800
     assert real.report.kinds == {"greyscale": 242}
     assert real.report.unreadable == ()

@@ -418,6 +418,24 @@ def test_training_the_miniature_costs_45_million_operations_an_image() -> None:
     assert 2 * (3 * sum(row.macs for row in rows) - first) == pytest.approx(45e6, rel=0.01)
 
 
+def test_the_reduced_network_has_the_paper_s_first_layer_at_a_fifth_of_its_cost() -> None:
+    whole, reduced = table("alexnet-paper"), table("alexnet-reduced")
+    assert reduced["conv1"].window == whole["conv1"].window == "11 / 4 / 0"
+    assert reduced["conv1"].parameters == whole["conv1"].parameters
+    assert vars(outline("alexnet-reduced").get_submodule("norm1"))["towers"] == 2
+    assert [row.shape[1] for row in reduced.values() if row.kind == "MaxPool2d"] == [15, 7, 3]
+    assert models.training_flops("alexnet-reduced") == 784_153_728
+    assert models.training_flops("alexnet-reduced") <= models.training_flops("alexnet-paper") / 5
+
+
+def test_the_reduced_network_starts_with_deviations_that_keep_the_full_one_s_signal() -> None:
+    full, reduced = (dict(layers.weight_layers(outline(f"alexnet-{name}"))) for name in ("paper", "reduced"))
+    for name, layer in full.items():
+        fewer = models._fan_in(layer) / models._fan_in(reduced[name])
+        expected = layers.setting_of(layer).std * math.sqrt(fewer)
+        assert layers.setting_of(reduced[name]).std == pytest.approx(expected, rel=0.02)
+
+
 def test_towers_apart_do_not_see_each_other_before_the_last_layer() -> None:
     net = models.build("alexnet32-towers-apart", generator=torch.Generator().manual_seed(0)).eval()
     head = net[: list(dict(net.named_children())).index("fc8")]

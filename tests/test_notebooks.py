@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,21 @@ def test_a_failing_cell_is_named_and_its_output_kept(tmp_path: Path) -> None:
         "ValueError"
     ]
     assert not (tmp_path / "ran").exists()
+
+
+# --- publish ------------------------------------------------------------------------------------------------
+
+
+def test_a_notebook_is_published_without_the_data_sets_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALEXNET_DATA", str(tmp_path))
+    (tmp_path / "imagenette").mkdir()
+    here = "import os\nprint(os.listdir(os.environ['ALEXNET_DATA']))"
+    notebook = write(tmp_path / "study.ipynb", here)
+    notebooks.publish(notebook, tmp_path / "out" / "study.ipynb")
+    assert printed(notebook) == "[]\n"
+    assert os.environ["ALEXNET_DATA"] == str(tmp_path)
 
 
 # --- find ---------------------------------------------------------------------------------------------------
@@ -196,6 +212,12 @@ def test_a_committed_notebook_holds_no_error_and_nothing_from_stderr(notebook: P
         if output["output_type"] == "error" or output.get("name") == "stderr"
     ]
     assert bad == []
+
+
+@every
+def test_a_cell_that_draws_pictures_of_a_data_set_is_committed_without_them(notebook: Path) -> None:
+    drawn = [cell["outputs"] for cell in code(notebook) if "nbval-ignore-output" in cell["metadata"].get("tags", [])]
+    assert not re.search("<image|image/png|image/jpeg", json.dumps(drawn))
 
 
 @every

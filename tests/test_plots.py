@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from studies import ended, falling, figure1, history, record, write
 
 from alexnet_lib import claims, effects, evidence, experiments, filters, plots
@@ -529,6 +530,69 @@ def test_arms_without_a_run_have_no_noise_to_draw() -> None:
 
 
 # --- all figures --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chance", [None, 10.0])
+def test_the_share_of_neighbours_is_drawn_layer_by_layer_an_arm_a_colour_and_a_seed_a_line(
+    chance: float | None,
+) -> None:
+    found = {"paper": {0: {"pixels": 20.0, "fc7": 60.0}, 1: {"pixels": 21.0, "fc7": 55.0}}, "reduced": {}}
+    (panel,) = plots.same_class(found, chance).axes
+    lines = drawn(panel, marker="o")
+    assert [np.asarray(line.get_ydata()).tolist() for line in lines] == [[20.0, 60.0], [21.0, 55.0]]
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["pixels", "fc7"]
+    assert legend(panel) == ["paper, n = 2"]
+    assert ("chance" in words(panel)) == (chance is not None)
+
+
+def test_neighbours_of_no_network_say_so() -> None:
+    (panel,) = plots.same_class({"paper": {}}).axes
+    assert words(panel) == "no run yet"
+
+
+def bars(panel: Axes) -> list[tuple[str, float, bool]]:
+    """Return class, per cent, and whether it is marked as the right one."""
+    marked = [text.get_fontweight() == "bold" for text in panel.texts]
+    widths = [patch.get_width() for patch in panel.patches if isinstance(patch, Rectangle)]
+    return [(t.get_text(), w, m) for t, w, m in zip(panel.texts, widths, marked, strict=True)]
+
+
+PROBABILITIES = torch.tensor([[0.05, 0.5, 0.1, 0.02, 0.3, 0.03], [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]])
+
+
+def test_predictions_are_the_five_likeliest_classes_with_the_right_one_marked() -> None:
+    panels = plots.predictions(PROBABILITIES.half(), torch.tensor([4, 3]), list("abcdef")).axes
+    first, second = (panel for panel in panels if panel.axison)
+    expected = [("b", 50.0, False), ("e", 30.0, True), ("c", 10.0, False), ("a", 5.0, False), ("f", 3.0, False)]
+    assert bars(first) == [(name, pytest.approx(share, abs=0.1), right) for name, share, right in expected]
+    assert [panel.get_title("left") for panel in (first, second)] == ["e", "d"]
+    assert bars(second)[0] == ("d", 100.0, True)
+
+
+def test_predictions_stand_below_their_pictures_where_there_are_any() -> None:
+    pictures = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8)
+    figure = plots.predictions(PROBABILITIES[[0, 1, 0]], torch.tensor([1, 0, 4]), list("abcdef"), pictures, across=2)
+    grid = np.array(figure.axes).reshape(4, 2)
+    shown = [grid[0, 0], grid[0, 1], grid[2, 0]]
+    assert np.array_equal([panel.images[0].get_array() for panel in shown], pictures.numpy())
+    assert [panel.get_title("left") for panel in shown] == ["b", "a", "e"]
+    assert [bars(panel)[0][0] for panel in (grid[1, 0], grid[1, 1], grid[3, 0])] == ["b", "d", "b"]
+    assert not grid[2, 1].images
+    assert not grid[3, 1].axison
+
+
+def test_neighbours_stand_beside_their_query_and_are_framed_if_of_its_class() -> None:
+    queries = torch.full((2, 32, 32, 3), 10, dtype=torch.uint8)
+    near = torch.arange(2 * 3, dtype=torch.uint8).view(2, 3, 1, 1, 1).expand(2, 3, 32, 32, 3)
+    alike = torch.tensor([[True, False, False], [False, False, True]])
+    query, other = plots.neighbours(queries, {"in pixels": (near, alike)}).axes
+    (shown,) = other.images
+    tiles = np.asarray(shown.get_array()).reshape(2, 36, 3, 36, 3).swapaxes(1, 2)
+    assert (tiles[:, :, 2:-2, 2:-2] == near.numpy()).all()
+    white = (tiles[:, :, :2] == 255).all((2, 3, 4))
+    assert white.tolist() == (~alike).tolist()
+    assert same_color(tiles[0, 0, 0, 0] / 255, plots.BLUE)
+    assert [panel.get_title("left") for panel in (query, other)] == ["query", "in pixels"]
 
 
 def test_the_colours_are_the_same_two_in_every_figure(results: Results) -> None:

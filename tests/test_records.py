@@ -145,8 +145,14 @@ def test_a_record_keeps_every_digit(record: Record) -> None:
     assert records.read()[0]["history"][1]["loss"] == 0.1 + 0.2
 
 
-def test_a_record_names_its_data_and_their_hash(record: Record, small: Dataset) -> None:
-    assert record["data"] == {"name": small.name, "digest": small.digest}
+def test_a_record_names_its_data_their_hash_and_their_numbers(record: Record, small: Dataset) -> None:
+    assert record["data"] == {"name": small.name, "digest": small.digest, "train": 64, "test": 32}
+
+
+def test_a_record_from_before_images_were_counted_is_read(record: Record) -> None:
+    old = {**record, "data": {"name": "small", "digest": "0" * 64}}
+    records.append(old)
+    assert records.read() == [old]
 
 
 def test_a_record_whose_numbers_are_not_finite_is_refused(record: Record) -> None:

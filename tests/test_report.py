@@ -12,7 +12,7 @@ import pytest
 from IPython.display import HTML
 from studies import ended, write
 
-from alexnet_lib import claims, evidence, models, report
+from alexnet_lib import claims, evidence, images, models, report
 from alexnet_lib.effects import Results
 from alexnet_lib.estimates import Estimate, estimate
 from alexnet_lib.records import Record
@@ -94,6 +94,29 @@ def test_another_network_is_no_other_change(tmp_path: Path) -> None:
     assert [(row["network"], row["other changes"]) for row in others] == [
         (f"alexnet32-no-conv{layer}", "–") for layer in (3, 4, 5)
     ]
+
+
+def test_the_reduced_network_is_not_taken_for_the_whole_one(tmp_path: Path) -> None:
+    assert report.labels(results_of(tmp_path, "alexnet")) == {
+        "paper": "paper",
+        "code2012": "code2012",
+        "reduced": "reduced (not the whole network)",
+    }
+
+
+# --- data sets ----------------------------------------------------------------------------------------------
+
+
+def test_data_sets_come_with_their_numbers_and_what_must_be_known_of_them(tmp_path: Path) -> None:
+    runs = ended("alexnet", "paper", [30.0]) + ended("alexnet", "code2012", [30.0])
+    runs[1]["data"] |= {"train": 9469, "test": 3925}
+    said = str(report.data_sets(results_of(tmp_path, "alexnet", *runs)).data)
+    assert said == f"- `imagenette`: 9,469 training images and 3,925 test images. {images.CAVEATS['imagenette']}"
+
+
+def test_data_sets_without_a_run_or_a_caveat_are_named_alone(tmp_path: Path) -> None:
+    assert str(report.data_sets(results_of(tmp_path, "dropout")).data) == "- `cifar10`"
+    assert str(report.data_sets(results_of(tmp_path, "alexnet")).data).startswith("- `imagenette`: Ten classes")
 
 
 # --- levels, effects ----------------------------------------------------------------------------------------
