@@ -163,12 +163,12 @@ def _devices(options: argparse.Namespace) -> list[str]:
     return names
 
 
-def _device(options: argparse.Namespace) -> str:
+def _device(options: argparse.Namespace, *, elsewhere: bool = False) -> str:
     import torch
 
     if options.device not in ("cpu", "cuda"):
         raise unknown("device", options.device, ("cpu", "cuda"))
-    if options.device == "cuda" and not torch.cuda.is_available():
+    if options.device == "cuda" and not elsewhere and not torch.cuda.is_available():
         raise StudyError("device 'cuda': torch finds no GPU here: take --device cpu")
     if options.device == "cpu":
         torch.set_num_threads(1)
@@ -227,6 +227,7 @@ def _declare_run(part: argparse.ArgumentParser) -> None:
     part.add_argument("--device", help="cpu or cuda (default: what the scale's recipes need)")
     part.add_argument("--jobs", type=int, help="runs side by side (default: one per core, or one on a GPU)")
     part.add_argument("--budget", help="stop cleanly within this time, e.g. 9m, 90s, 2h")
+    part.add_argument("--executor", help="do the runs on a Dask cluster, each worker one at a time: dask://HOST:PORT")
 
 
 def _out(options: argparse.Namespace) -> Path:
@@ -247,22 +248,22 @@ def _named(options: argparse.Namespace) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from alexnet_lib import records, runner
+    from alexnet_lib import cluster, records, runner
 
     names = _named(options)
-    options.device = options.device or runner.device_for(options.scale)
-    device = _device(options)
+    options.device = options.device or runner.device_for(options.scale, elsewhere=bool(options.executor))
+    device = _device(options, elsewhere=bool(options.executor))
     deadline = None if options.budget is None else time.time() + _seconds(options.budget)
-    jobs = runner.places_for(device) if options.jobs is None else options.jobs
-    if jobs < 1:
-        raise StudyError(f"--jobs {jobs}: take 1 or more")
+    if options.jobs is not None and options.jobs < 1:
+        raise StudyError(f"--jobs {options.jobs}: take 1 or more")
     also = records.PUBLISHED if options.pending else None
     session = runner.Session(device=device, folder=_out(options), deadline=deadline, also=also)
-    with runner.workers(device, jobs) as executor:
-        for record in runner.run(names, options.scale, session, executor, jobs):
-            print(
-                f"recorded {record['id']}  {record['experiment']}  {record['arm']}  {record['outcome']}", flush=True
-            )
+    if options.executor:
+        done = cluster.run(names, options.scale, session, options.executor, options.jobs)
+    else:
+        done = runner.run_here(names, options.scale, session, options.jobs)
+    for record in done:
+        print(f"recorded {record['id']}  {record['experiment']}  {record['arm']}  {record['outcome']}", flush=True)
 
 
 def _seconds(text: str) -> float:

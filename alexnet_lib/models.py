@@ -481,6 +481,7 @@ def layer_table(net: nn.Module, image_size: int) -> list[LayerRow]:
     return rows
 
 
+@functools.cache
 def training_flops(net: str) -> int:
     """Return the floating-point operations of one image in training: products and sums of the layers with weights.
 

@@ -121,6 +121,19 @@ def commit() -> dict[str, Any]:
     return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
 
 
+def version() -> str:
+    """Return which library this process runs: its commit, and a hash of its source as the process first saw it."""
+    return f"commit {(commit()['commit'] or 'unknown')[:10]}, source {_source()[:10]}"
+
+
+@functools.cache
+def _source() -> str:
+    total = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()
+
+
 def cpu_model() -> str:
     """Return the processor's family, model and stepping, which its marketing name often hides."""
     wanted = ("model name", "cpu family", "model", "stepping")
@@ -201,17 +214,27 @@ def kept_file(run: str, folder: Path | None = None) -> Path:
     return (home.parent if home.resolve() == PUBLISHED.resolve() else home) / "filters" / f"{run}.safetensors"
 
 
-def keep(run: str, tensors: Mapping[str, Tensor], folder: Path | None = None) -> str:
-    """Write tensors of a run's network beside its record, all of them or nothing; return the file's sha256.
+def pack(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
+    """Return tensors of a run's network as a file's content and its sha256, which the run's record has as ``kept``.
 
     Raises:
-        StudyError: the package safetensors is missing, or the file could not be written.
+        StudyError: the package safetensors is missing.
     """
     try:
         from safetensors.torch import save
     except ImportError:
         raise StudyError("this run keeps tensors of its network: install the package safetensors") from None
-    path, content = kept_file(run, folder), save(dict(tensors))
+    content = save(dict(tensors))
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def keep(run: str, content: bytes, folder: Path | None = None) -> None:
+    """Write what `pack` made of a run's tensors beside its record, all of it or nothing.
+
+    Raises:
+        StudyError: the file could not be written.
+    """
+    path = kept_file(run, folder)
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +244,6 @@ def keep(run: str, tensors: Mapping[str, Tensor], folder: Path | None = None) ->
         with contextlib.suppress(OSError):
             partial.unlink()
         raise StudyError(f"{path} was not written ({error}): free some space, or choose another folder") from error
-    return hashlib.sha256(content).hexdigest()
 
 
 def kept(record: Record, folder: Path | None = None) -> dict[str, Tensor]:
@@ -234,6 +256,11 @@ def kept(record: Record, folder: Path | None = None) -> dict[str, Tensor]:
         from safetensors.torch import load
     except ImportError:
         raise StudyError("tensors of a network are kept in safetensors files: install that package") from None
+    return load(_content(record, folder))
+
+
+def _content(record: Record, folder: Path | None) -> bytes:
+    """Return the file of a run's tensors, once it has proved to be the one that the run packed."""
     path = kept_file(record["id"], folder)
     try:
         content = path.read_bytes()
@@ -241,11 +268,14 @@ def kept(record: Record, folder: Path | None = None) -> dict[str, Tensor]:
         raise StudyError(f"run {record['id']} kept its tensors in {path}: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != record.get("kept"):
         raise StudyError(f"{path} is not what run {record['id']} wrote: take the file that came with the record")
-    return load(content)
+    return content
 
 
 def publish(folder: Path) -> tuple[list[Record], list[Record]]:
     """Add the records of ``folder`` that ``data/runs`` lacks to it, with what is kept of their networks.
+
+    A run counts once, whichever machine did it and for whichever experiment: folders of several machines merge in any
+    order, and of a run that two of them did the first stays.
 
     Returns:
         The records added, and those refused because code that no commit holds has trained them.
@@ -253,17 +283,17 @@ def publish(folder: Path) -> tuple[list[Record], list[Record]]:
     Raises:
         StudyError: a kept file is missing or altered, or something could not be written.
     """
-
-    def name(record: Record) -> tuple[str, str, str]:
-        return record["experiment"], record["scale"], record["id"]
-
-    there = {name(record) for record in read(PUBLISHED)}
-    new = [record for record in read(folder) if name(record) not in there]
+    there = {(record["scale"], record["id"]) for record in read(PUBLISHED)}
+    new = []
+    for record in read(folder):
+        if (record["scale"], record["id"]) not in there:
+            there.add((record["scale"], record["id"]))
+            new.append(record)
     refused = [record for record in new if record["provenance"]["dirty"] or not record["provenance"]["commit"]]
     added = [record for record in new if record not in refused]
     for record in added:
         if "kept" in record:
-            keep(record["id"], kept(record, folder), PUBLISHED)
+            keep(record["id"], _content(record, folder), PUBLISHED)
         append(record, PUBLISHED)
     return added, refused
 

@@ -7,9 +7,10 @@ import functools
 import math
 import multiprocessing
 import os
+import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from alexnet_lib import data, evaluate, evidence, models, records
 from alexnet_lib.evidence import ArmResult
-from alexnet_lib.experiments import arms, check_scale
+from alexnet_lib.experiments import Arm, arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
 from alexnet_lib.train import Epoch, Result, first_kernels, train
@@ -53,23 +54,48 @@ def pending(
 ) -> list[Task]:
     """Return the runs that can start now, the most wanted first, each once.
 
-    Arms of low priority number come before the others, rate searches before seeds, low seeds before high ones over
-    all experiments: every arm has its minimum before any has more. A search that has not ended holds back its arm's
-    seeds. ``folder``: of the records; ``also``: another one whose records count as done.
+    Arms of low priority number come before the others. Among equals the order is what a reader gains for an hour of
+    the machine:
+
+    1. Seed 0 of everything: a first number for every claim, and the price of every run that is to follow. A search
+       for a rate is part of it, and holds back its arm's other seeds.
+    2. The pairs that an experiment lacks, one experiment after the other, the cheapest first. A verdict needs all
+       its pairs: two claims at half of them have none, one at all and one at the first has one.
+    3. Runs of an arm beyond the pairs that its experiment can make.
+
+    ``folder``: of the records; ``also``: another one whose records count as done.
     """
-    found = {record["id"]: record for record in _recorded(scale, folder, also)}
-    tasks: list[tuple[tuple[int, int], Task]] = []
-    for name in experiments:
+    recorded = _recorded(scale, folder, also)
+    found, known = {record["id"]: record for record in recorded}, epoch_seconds(recorded)
+    ranked: list[tuple[tuple[float, ...], Task]] = []
+    for place, name in enumerate(experiments):
+        pairs: dict[int, int] = {}
         for arm in arms(name, scale):
-            rate, missing = evidence.search(arm, found)
-            seeds = [] if rate is None else [replace(arm.recipe, rate=rate, seed=seed) for seed in range(arm.seeds)]
-            for recipe in [*missing, *seeds]:
-                if recipe.id not in found:
-                    task = Task(name, scale, arm.name, recipe, search=bool(missing), keep=arm.keep)
-                    tasks.append(((arm.priority, recipe.seed), task))
-    ordered = [task for _, task in sorted(tasks, key=lambda item: item[0])]
+            pairs[arm.priority] = min(arm.seeds, pairs.get(arm.priority, arm.seeds))
+        lacking = [
+            (arm.priority, 0 < task.recipe.seed < pairs[arm.priority], task)
+            for arm in arms(name, scale)
+            for task in _lacking(name, scale, arm, found)
+        ]
+        price = sum(_hours(task.recipe, known) or 0.0 for _, pair, task in lacking if pair)
+        for priority, pair, task in lacking:
+            seed = task.recipe.seed
+            rank = (1, price, place, seed) if pair else (2 if seed else 0, seed)
+            ranked.append(((priority, *rank), task))
+    ordered = [task for _, task in sorted(ranked, key=lambda item: item[0])]
     first = {task.recipe.id: task for task in reversed(ordered)}
     return [task for task in ordered if first[task.recipe.id] is task]
+
+
+def _lacking(experiment: str, scale: str, arm: Arm, found: Mapping[str, Record]) -> list[Task]:
+    """Return the runs of an arm that can start and have no record."""
+    rate, missing = evidence.search(arm, found)
+    seeds = [] if rate is None else [replace(arm.recipe, rate=rate, seed=seed) for seed in range(arm.seeds)]
+    return [
+        Task(experiment, scale, arm.name, recipe, search=bool(missing), keep=arm.keep)
+        for recipe in [*missing, *seeds]
+        if recipe.id not in found
+    ]
 
 
 def _recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record]:
@@ -77,35 +103,51 @@ def _recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record
     return [record for place in folders for record in records.read(place, scale=scale)]
 
 
-def hours(tasks: Sequence[Task], recorded: Sequence[Record]) -> tuple[float, int]:
-    """Estimate what tasks cost, in hours of one core or GPU, from the seconds of recorded epochs on the same data.
-
-    Where a network has no record, another's seconds are scaled by the operations of both. A run counts with all its
-    epochs, though a target or an abandoned search may end it sooner. Also returned: the tasks left out, on data
-    without any record.
-    """
+def epoch_seconds(recorded: Sequence[Record]) -> dict[tuple[str, str], float]:
+    """Return the median seconds of a recorded epoch by data set and network."""
     seconds: dict[tuple[str, str], list[float]] = {}
     for run in recorded:
         key = run["recipe"]["data"], run["recipe"]["net"]
         seconds.setdefault(key, []).extend(epoch["seconds"] for epoch in run["history"])
-    total, unknown = 0.0, 0
-    for task in tasks:
-        known = {
-            net: statistics.median(each) for (name, net), each in seconds.items() if name == task.recipe.data and each
-        }
-        if not known:
-            unknown += 1
-            continue
-        wanted = models.training_flops(task.recipe.net)
-        near = task.recipe.net
-        if near not in known:
-            near = min(known, key=lambda net: abs(math.log(models.training_flops(net) / wanted)))
-        total += task.recipe.epochs * known[near] * wanted / models.training_flops(near)
-    return total / 3600, unknown
+    return {key: statistics.median(each) for key, each in seconds.items() if each}
+
+
+def _seconds(recipe: Recipe, known: Mapping[tuple[str, str], float]) -> float | None:
+    """Return the seconds that an epoch will take: as recorded on the same data, None without such a record.
+
+    Where the network has no record, the seconds of the one most like it are scaled by the operations of both.
+    """
+    nets = {net: seconds for (name, net), seconds in known.items() if name == recipe.data}
+    if not nets:
+        return None
+    wanted = models.training_flops(recipe.net)
+    near = min(nets, key=lambda net: (net != recipe.net, abs(math.log(models.training_flops(net) / wanted))))
+    return nets[near] * wanted / models.training_flops(near)
+
+
+def _hours(recipe: Recipe, known: Mapping[tuple[str, str], float]) -> float | None:
+    """Return the hours that a run will take if it goes through all its epochs, None where nothing tells."""
+    seconds = _seconds(recipe, known)
+    return None if seconds is None else recipe.epochs * seconds / 3600
+
+
+def hours(tasks: Sequence[Task], recorded: Sequence[Record]) -> tuple[float, int]:
+    """Estimate what tasks cost, in hours of one core or GPU, from the seconds of recorded epochs on the same data.
+
+    A run counts with all its epochs, though a target or an abandoned search may end it sooner. Also returned: the
+    tasks left out, on data without any record.
+    """
+    known = epoch_seconds(recorded)
+    each = [_hours(task.recipe, known) for task in tasks]
+    return sum(found for found in each if found is not None), each.count(None)
 
 
 class OutOfTime(Exception):
     """The time given to a session of runs is over; the run's checkpoint is kept."""
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 @dataclass(frozen=True)
@@ -121,15 +163,23 @@ class Session:
     """Whether these runs repeat others, whose checkpoints are then not theirs."""
     also: Path | None = None
     """Another folder whose records count as done."""
+    tell: Callable[[str], None] = _say
+    """What a line of progress is given to, where the run is done."""
+    version: str | None = None
+    """Of the library that must do the runs (`records.version`), on other machines than the caller's."""
 
     def over(self, seconds: float = 0.0) -> bool:
         """Return whether the time is over, or will be in ``seconds``."""
         return self.deadline is not None and time.time() + seconds > self.deadline
 
-    def checkpoint(self, recipe: Recipe) -> Path:
-        """Return the run's checkpoint, outside the tree: variable ``ALEXNET_CACHE`` or ``~/.cache/alexnet-study``."""
+    def checkpoint(self, run: str) -> Path:
+        """Return a run's checkpoint, outside the tree: variable ``ALEXNET_CACHE`` or ``~/.cache/alexnet-study``."""
         cache = Path(os.environ.get("ALEXNET_CACHE") or Path.home() / ".cache" / "alexnet-study")
-        return cache / ("again" if self.again else ".") / f"{recipe.id}.pt"
+        return cache / ("again" if self.again else ".") / f"{run}.pt"
+
+    def discard(self, run: str) -> None:
+        """Remove the checkpoint of a run whose record is written."""
+        self.checkpoint(run).unlink(missing_ok=True)
 
 
 @functools.cache
@@ -137,24 +187,36 @@ def _data(name: str) -> data.Dataset:
     return data.load(name)
 
 
-def perform(task: Task, session: Session) -> Record | None:
-    """Do one run, or go on with it, and write its record; None if time was up before its end.
+Ended = tuple[Record, bytes | None]
+"""A run's record, and what is kept of its network as a file's content."""
+
+
+def perform(task: Task, session: Session) -> Ended | None:
+    """Do one run, or go on with it; None if time was up before its end.
+
+    Nothing but the checkpoint is written here, and it stays: the record is on disk once `write` is through, perhaps
+    on another machine.
 
     Raises:
         StudyError: recipe, data or machine don't allow the run.
     """
-    if session.over():
-        return None
+    if session.deadline is not None:
+        known = epoch_seconds(_recorded(task.scale, session.folder, session.also))
+        if session.over(_seconds(task.recipe, known) or 0.0):
+            return None
     torch.set_num_threads(1 if session.device == "cpu" else torch.get_num_threads())
     begun, dataset = datetime.now(UTC), _data(task.recipe.data)
     origin = records.commit()["commit"] or "unknown"  # as it is now, before the run
+    last = time.time()
 
     def on_epoch(epoch: Epoch) -> None:
+        nonlocal last
         if not session.quiet:
-            print(epoch_line(task.label, epoch), flush=True)
+            session.tell(epoch_line(task.label, epoch))
+        took, last = time.time() - last, time.time()  # with evaluation and checkpoint; nothing for epochs of the past
         # A worker outlives a parent that was killed; going on would race with the run that takes its place.
         parent = multiprocessing.parent_process()
-        if session.over(1.5 * epoch.seconds) or (parent is not None and not parent.is_alive()):
+        if session.over(1.5 * max(took, epoch.seconds)) or (parent is not None and not parent.is_alive()):
             raise OutOfTime
 
     def give_up(history: list[Epoch]) -> str | None:
@@ -163,13 +225,12 @@ def perform(task: Task, session: Session) -> Record | None:
         recorded = _recorded(task.scale, session.folder, session.also)
         return evidence.abandon([vars(epoch) for epoch in history], evidence.rivals(task.recipe, recorded))
 
-    checkpoint = session.checkpoint(task.recipe)
     try:
         result = train(
             task.recipe,
             dataset,
             device=session.device,
-            checkpoint=checkpoint,
+            checkpoint=session.checkpoint(task.recipe.id),
             origin=origin,
             on_epoch=on_epoch,
             abandon=give_up,
@@ -178,16 +239,39 @@ def perform(task: Task, session: Session) -> Record | None:
     except OutOfTime:
         return None
     record = records.make(result, dataset, experiment=task.experiment, arm=task.arm, scale=task.scale, begun=begun)
-    if task.keep and result.outcome == "completed":
-        tensors = kept(result, dataset, task.keep)
-        record["scores"] |= {
-            f"{name}_same_class": evaluate.same_class(near, dataset.test.labels, dataset.train.labels)
-            for name, near in tensors.items()
-            if name.startswith("neighbours")
-        }
-        record["kept"] = records.keep(record["id"], tensors, session.folder)
+    if not task.keep or result.outcome != "completed":
+        return record, None
+    tensors = kept(result, dataset, task.keep)
+    record["scores"] |= {
+        f"{name}_same_class": evaluate.same_class(near, dataset.test.labels, dataset.train.labels)
+        for name, near in tensors.items()
+        if name.startswith("neighbours")
+    }
+    content, record["kept"] = records.pack(tensors)
+    return record, content
+
+
+def attempt(task: Task, session: Session) -> Ended | StudyError | None:
+    """Do `perform`, with what only the reader can put right as a value: executors do again what raises."""
+    if session.version not in (None, records.version()):
+        return StudyError(f"{platform.node()} has alexnet_lib of {records.version()}, the caller {session.version}")
+    try:
+        return perform(task, session)
+    except StudyError as error:
+        return StudyError(f"{platform.node()}: {error}") if session.version else error
+
+
+def write(ended: Ended, session: Session) -> Record:
+    """Write what `perform` returned, the record last, and only then remove the checkpoint.
+
+    Raises:
+        StudyError: something could not be written; the checkpoint is kept.
+    """
+    record, content = ended
+    if content is not None:
+        records.keep(record["id"], content, session.folder)
     records.append(record, session.folder)
-    checkpoint.unlink(missing_ok=True)
+    session.discard(record["id"])
     return record
 
 
@@ -214,32 +298,48 @@ def run(
 ) -> Iterator[Record]:
     """Do the missing runs of ``experiments``, ``places`` of them side by side, and yield each record as its run ends.
 
-    What can start is worked out anew after every run, since a finished search frees its arm's seeds.
+    What can start is worked out anew after every run, since a finished search frees its arm's seeds. Records are
+    written here, whatever the executor: its workers may be on other machines.
 
     Raises:
         StudyError: a run can't be done; the others in flight end first.
     """
-    flying: dict[concurrent.futures.Future[Record | None], Task] = {}
+    flying: dict[concurrent.futures.Future[Ended | StudyError | None], str] = {}
+    failed: BaseException | None = None
     late = False
     while True:
-        late = late or session.over()
-        away = {task.recipe.id for task in flying.values()}
-        waiting = [t for t in pending(experiments, scale, session.folder, session.also) if t.recipe.id not in away]
-        for task in waiting[: 0 if late else places - len(flying)]:
-            flying[executor.submit(perform, task, session)] = task
+        late = late or failed is not None or session.over()
+        waiting = [] if late else pending(experiments, scale, session.folder, session.also)
+        waiting = [task for task in waiting if task.recipe.id not in flying.values()]
+        for task in waiting[: places - len(flying)]:
+            flying[executor.submit(attempt, task, session)] = task.recipe.id
         if not flying:
-            return
+            break
         done, _ = concurrent.futures.wait(flying, return_when=concurrent.futures.FIRST_COMPLETED)
         for future in done:
             del flying[future]
-            record = future.result()
-            late = late or record is None
-            if record is not None:
-                yield record
+            ended = future.exception() or future.result()
+            if isinstance(ended, BaseException):
+                failed = failed or ended
+            elif ended is None:
+                late = True
+            else:
+                yield write(ended, session)
+    if failed is not None:
+        raise failed
 
 
-def device_for(scale: str) -> str:
+def run_here(experiments: Sequence[str], scale: str, session: Session, jobs: int | None = None) -> Iterator[Record]:
+    """Do `run` in ``jobs`` processes of this machine: by default as many as suit its device."""
+    places = jobs or places_for(session.device)
+    with workers(session.device, places) as executor:
+        yield from run(experiments, scale, session, executor, places)
+
+
+def device_for(scale: str, *, elsewhere: bool = False) -> str:
     """Return where a scale's runs are trained: ``cuda`` for those whose recipes need a GPU, else ``cpu``.
+
+    ``elsewhere``: on other machines than this one, which then needs no GPU.
 
     Raises:
         StudyError: the scale needs a GPU and there is none.
@@ -247,7 +347,7 @@ def device_for(scale: str) -> str:
     check_scale(scale)
     if scale not in ("gpu", "imagenet"):
         return "cpu"
-    if not torch.cuda.is_available():
+    if not elsewhere and not torch.cuda.is_available():
         raise StudyError(f"scale {scale!r} trains on a GPU, and torch finds none here: take scale smoke or laptop")
     return "cuda"
 
@@ -310,10 +410,7 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
         return evidence.results(experiment, scale, records.PUBLISHED)
     else:
         folder = records.PROJECT / "build" / "runs"
-    device = device_for(scale)
-    session = Session(device=device, folder=folder, quiet=True, again=retrain)
-    places = places_for(device)
-    with workers(device, places) as executor:
-        for _ in run([experiment], scale, session, executor, places):
-            pass
+    session = Session(device=device_for(scale), folder=folder, quiet=True, again=retrain)
+    for _ in run_here([experiment], scale, session):
+        pass
     return evidence.results(experiment, scale, folder)
