@@ -2,8 +2,8 @@
 
 Dask finds a free worker for every run, gives what a lost worker had to another, and brings its own deployers for
 Slurm, Kubernetes, SSH and clouds; here stands only what the study asks of workers. They need share no file system:
-each reads data from its own ``ALEXNET_DATA``, keeps checkpoints in its own ``ALEXNET_CACHE``, and sends records back to
-the caller, who writes them.
+each has its own data (``ALEXNET_DATA``) and checkpoints (``ALEXNET_CACHE``), and sends records back to the caller,
+who writes them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def connect(address: str) -> Client:
     except ValueError:  # from url.port, too
         raise StudyError(f"--executor {address!r}: write dask://HOST:PORT, as `dask scheduler` prints them") from None
     try:
-        socket.create_connection((url.hostname, url.port), ANSWER).close()
+        # A client waits for ever for what is no scheduler; a scheduler speaks first.
+        with socket.create_connection((url.hostname, url.port), ANSWER) as probe:
+            probe.recv(1)
         return Client(f"tcp://{url.netloc}", timeout=ANSWER, set_as_default=False)
     except OSError as error:
         raise StudyError(
@@ -77,6 +79,10 @@ def usable(client: Client, device: str) -> list[str]:
     start = "`dask worker ADDRESS --nthreads 1" + (" --resources GPU=1`" if device == "cuda" else "`")
     if not workers:
         raise StudyError(f"the Dask scheduler has no worker for device {device}: start some with {start}")
+    for name, worker in workers.items():
+        if worker["nthreads"] != 1 or worker["resources"].get("GPU", 1) != 1:
+            # Dropout draws from the random numbers of the process.
+            raise StudyError(f"worker {name} would do several runs in one process: start it with {start}")
     mine = records.version()
     for name, found in client.run(identity, workers=list(workers), on_error="return").items():
         if isinstance(found, Exception):
@@ -88,9 +94,6 @@ def usable(client: Client, device: str) -> list[str]:
                 f"worker {name} has alexnet_lib of {found['version']}, here it is {mine}: install the same there (a "
                 "copy without .git is told its commit by ALEXNET_COMMIT) and start the worker anew"
             )
-        if workers[name]["nthreads"] != 1 or workers[name]["resources"].get("GPU", 1) != 1:
-            # Dropout draws from the random numbers of the process.
-            raise StudyError(f"worker {name} would do several runs in one process: start it with {start}")
         if device == "cuda" and not found["cuda"]:
             raise StudyError(f"worker {name} has the resource GPU, but torch finds none there")
     return list(workers)

@@ -207,7 +207,9 @@ def whole(seeds: int = 100, draw: int = 0) -> list[Record]:
 
 def keep(run: Record, tensors: Mapping[str, Tensor], folder: Path) -> Record:
     """Keep tensors of a run's network beside the records in ``folder``, and return the record that says so."""
-    return {**run, "kept": records.keep(run["id"], tensors, folder)}
+    content, total = records.pack(tensors)
+    records.keep(run["id"], content, folder)
+    return {**run, "kept": total}
 
 
 def pretend(errors: Callable[[Recipe], list[float]]) -> Callable[..., Result]:
@@ -234,6 +236,11 @@ def pretend(errors: Callable[[Recipe], list[float]]) -> Callable[..., Result]:
         return Result(recipe, torch.device(device), nn.Sequential(), [origin], past, outcome or "completed", {}, cost)
 
     return train
+
+
+def outcome_of(run: Record) -> tuple[Any, ...]:
+    """Return what two machines of a kind must agree on."""
+    return run["id"], run["outcome"], without_times(run["history"]), run["scores"], run.get("kept")
 
 
 def without_times(past: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -337,12 +337,15 @@ def test_the_record_is_on_the_disk_before_append_returns(record: Record, monkeyp
 # --- what is kept of a network -----------------------------------------------------------------------------------
 
 KERNELS = {"conv1": torch.arange(96.0).view(2, 3, 4, 4), "probabilities": torch.full((5, 10), 0.1).half()}
+PACKED, SUM = records.pack(KERNELS)
+OTHER, _ = records.pack({"conv1": KERNELS["conv1"] + 1})
 
 
 @pytest.fixture
 def keeping(record: Record) -> Record:
     """A record whose tensors are kept."""
-    return {**record, "kept": records.keep(record["id"], KERNELS)}
+    records.keep(record["id"], PACKED)
+    return {**record, "kept": SUM}
 
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
@@ -367,11 +370,11 @@ def test_kept_tensors_of_published_runs_lie_beside_their_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(records, "PUBLISHED", tmp_path / "data" / "runs")
-    records.keep("0" * 16, KERNELS, Path(name.format(tmp_path)))
+    records.keep("0" * 16, PACKED, Path(name.format(tmp_path)))
     assert (tmp_path / "data" / "filters" / f"{'0' * 16}.safetensors").exists()
 
 
-def test_keeping_returns_the_sum_of_the_file(keeping: Record) -> None:
+def test_packing_tells_the_sum_of_the_file(keeping: Record) -> None:
     assert keeping["kept"] == hashlib.sha256(records.kept_file(keeping["id"]).read_bytes()).hexdigest()
 
 
@@ -398,7 +401,7 @@ def test_kept_tensors_with_an_altered_byte_are_refused(keeping: Record, place: i
 
 
 def test_the_whole_file_of_another_run_is_refused(keeping: Record) -> None:
-    records.keep(keeping["id"], {"conv1": KERNELS["conv1"] + 1})
+    records.keep(keeping["id"], OTHER)
     with pytest.raises(StudyError, match="is not what run"):
         records.kept(keeping)
 
@@ -414,7 +417,7 @@ def test_a_disk_that_fills_leaves_nothing_of_the_kept_tensors(
     tmp_path: Path, largest_file: Callable[[int], AbstractContextManager[None]], room: int
 ) -> None:
     with largest_file(room), pytest.raises(StudyError, match=r"safetensors was not written .*free some space"):
-        records.keep("0" * 16, KERNELS)
+        records.keep("0" * 16, PACKED)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -422,14 +425,14 @@ def test_a_disk_that_fills_leaves_an_older_file_as_it_was(
     keeping: Record, largest_file: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     with largest_file(100), pytest.raises(StudyError):
-        records.keep(keeping["id"], {"conv1": KERNELS["conv1"] + 1})
+        records.keep(keeping["id"], OTHER)
     assert same(records.kept(keeping), KERNELS)
 
 
 def test_without_the_package_safetensors_keeping_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(StudyError, match="install the package safetensors"):
-        records.keep("0" * 16, KERNELS)
+        records.pack(KERNELS)
 
 
 # --- provenance --------------------------------------------------------------------------------------------------
