@@ -126,6 +126,7 @@ def run(
     """
     client = connect(address)
     from distributed import KilledWorker
+    from distributed.client import ClosedClientError
 
     try:
         workers = usable(client, session.device)
@@ -139,10 +140,11 @@ def run(
                     client.run(session.discard, record["id"], on_error="ignore")
                 yield record
         finally:
-            executor.shutdown(wait=False)  # what is still in flight stops at its next epoch
+            if client.status == "running":
+                executor.shutdown(wait=False)  # what is still in flight stops at its next epoch
     except KilledWorker as error:
         raise StudyError(f"{error} Was it memory? Finished runs are recorded.") from error
-    except concurrent.futures.CancelledError as error:
+    except (concurrent.futures.CancelledError, ClosedClientError) as error:
         raise StudyError(
             f"the Dask scheduler at {address} was lost: finished runs are recorded, and the same command goes on"
         ) from error
