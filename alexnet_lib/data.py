@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from alexnet_lib.recipes import StudyError, unknown
 
@@ -119,7 +120,8 @@ class Dataset:
     classes: tuple[str, ...]
     """Class names, in the order of the labels."""
     digest: str
-    """sha256 (hex) over shapes, pixels and labels of both splits: see `digest`."""
+    """sha256 (hex) over shapes, pixels and labels of both splits: see `digest`; of a set made of another, over that
+    one's digest and what was done."""
     report: Report | None = None
     """What the files were that the images come from, where they are pictures on disk."""
 
@@ -174,6 +176,53 @@ class Dataset:
         train = Split(self.train.images[:keep], self.train.labels[:keep])
         test = Split(self.train.images[keep:], self.train.labels[keep:])
         return Dataset(f"{self.name} holdout", train, test, self.classes, digest(train, test))
+
+    def subset(self, count: int, seed: int) -> Dataset:
+        """Return the set with ``count`` of its training images, each repeated, so that an epoch is as long as before.
+
+        They are the first of an order drawn by ``seed`` in which the classes take turns, so what a smaller count
+        takes, a larger one takes too.
+
+        Raises:
+            StudyError: there are fewer training images.
+        """
+        many, labels = len(self.train), self.train.labels
+        if count > many:
+            raise StudyError(f"recipe field 'images': {count}, but {self.name} has only {many} training images")
+        order = torch.randperm(many, generator=torch.Generator().manual_seed(seed))
+        drawn = labels.cpu()[order]
+        turn = functional.one_hot(drawn).cumsum(0).gather(1, drawn[:, None])[:, 0]  # 1 for the first of its class
+        first = order[(turn * len(self.classes) + drawn).argsort()[:count]]
+        rows = first.repeat(-(-many // count))[:many].to(labels.device)
+        train = Split(self.train.images[rows], labels[rows])
+        return self._derived(f"{count} training images of seed {seed}", train, self.test, self.classes)
+
+    def turned(self) -> Dataset:
+        """Return the set whose question is by how many quarters an image is turned, which nobody has to label.
+
+        Training images come in all four turns each, test images in one, the turns taking turns.
+
+        Raises:
+            StudyError: the images are on disk.
+        """
+        if not isinstance(self.train.images, Tensor) or not isinstance(self.test.images, Tensor):
+            raise StudyError(
+                f"recipe field 'pretrain': only images in memory are turned, those of {self.name} aren't"
+            )
+        every, tested = (
+            torch.stack([images.rot90(turn, (1, 2)) for turn in range(4)])
+            for images in (self.train.images, self.test.images)
+        )
+        turns = torch.arange(4, device=every.device)
+        train = Split(every.flatten(0, 1), turns.repeat_interleave(len(self.train)))
+        rows = torch.arange(len(self.test), device=every.device)
+        test = Split(tested[rows % 4, rows], rows % 4)
+        return self._derived("turned", train, test, ("upright", "a quarter", "a half", "three quarters"))
+
+    def _derived(self, how: str, train: Split, test: Split, classes: tuple[str, ...]) -> Dataset:
+        """Return what was made of this set; its digest is that of this one's and of how."""
+        total = hashlib.sha256(f"{self.digest}, {how}".encode())
+        return Dataset(f"{self.name}, {how}", train, test, classes, total.hexdigest())
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the set with both splits on ``device``."""

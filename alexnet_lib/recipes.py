@@ -66,6 +66,11 @@ class Recipe:
     """Colour noise of the training images (P §4.1), by its reading: ``alexnet_lib.augment.colour_basis``."""
     holdout: bool = False
     """Test on the last fifth of the training images and train on the others: what choices are made on."""
+    images: int = 0
+    """Train on this many images, drawn by the seed alike from all classes, with as many updates as on all; 0: all."""
+    pretrain: int = 0
+    """Epochs of telling the turn of all training images, without their labels, before the labelled ones; the
+    convolutions are taken over (``alexnet_lib.train.pretrain``)."""
     batch: int = PAPER_BATCH
     """Images per update (P §5), all processes together."""
     epochs: int = 80
@@ -109,6 +114,8 @@ class Recipe:
             ("epochs", self.epochs >= 1, "must be 1 or more"),
             ("warmup", self.warmup >= 0, "must be 0 or more epochs"),
             ("crop", self.crop >= 0, "must be 0 (whole image) or a side in pixels"),
+            ("images", self.images >= 0, "must be 0 (all) or a number of training images"),
+            ("pretrain", self.pretrain >= 0, "must be 0 or more"),
             ("seed", 0 <= self.seed < 2**31, "must be 0 or more, and below 2**31"),
             *(
                 (name, _rising(getattr(self, name)), "must be rising epochs, each once")

@@ -67,6 +67,7 @@ def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str
         "data": {"name": data.name, "digest": data.digest, "train": len(data.train), "test": len(data.test)},
         "outcome": result.outcome,
         "history": [asdict(epoch) for epoch in result.history],
+        **({"pretraining": [asdict(epoch) for epoch in result.pretraining]} if result.pretraining else {}),
         "scores": result.scores,
         "cost": result.cost,
         "provenance": {

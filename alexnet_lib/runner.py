@@ -128,7 +128,7 @@ def _seconds(recipe: Recipe, known: Mapping[tuple[str, str], float]) -> float | 
 def _hours(recipe: Recipe, known: Mapping[tuple[str, str], float]) -> float | None:
     """Return the hours that a run will take if it goes through all its epochs, None where nothing tells."""
     seconds = _seconds(recipe, known)
-    return None if seconds is None else recipe.epochs * seconds / 3600
+    return None if seconds is None else (recipe.epochs + 4 * recipe.pretrain) * seconds / 3600  # in all four turns
 
 
 def hours(tasks: Sequence[Task], recorded: Sequence[Record]) -> tuple[float, int]:

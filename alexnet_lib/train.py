@@ -76,6 +76,8 @@ class Result:
     """Of the test images, (N, classes), mean over the views; None where the run diverged."""
     snapshots: dict[int, Tensor] = field(default_factory=dict)
     """First-layer kernels after the epochs asked for, 0 being the initial ones."""
+    pretraining: list[Epoch] = field(default_factory=list)
+    """Epochs before the first, numbered below 0, in which the network learnt to tell turns: see `pretrain`."""
     split: str = ""
     """Among what the run was divided, if it was."""
 
@@ -173,6 +175,7 @@ class Trainer:
         check_device(recipe, device)
         parallel.check_batch(recipe.batch)
         data = data.holdout() if recipe.holdout else data
+        data = data.subset(recipe.images, recipe.seed) if recipe.images else data
         if recipe.batch > len(data.train):
             raise StudyError(
                 f"recipe field 'batch': {recipe.batch} images, but {data.name} has only {len(data.train)} "
@@ -203,6 +206,7 @@ class Trainer:
         self.optimiser = optimiser(self.model, recipe)
         self.history: list[Epoch] = []
         self.snapshots: dict[int, Tensor] = {}
+        self.pretraining: list[Epoch] = []
         self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
         self.waits: list[tuple[Any, Any]] = []  # when this epoch's updates began and ceased to wait for images
 
@@ -240,6 +244,16 @@ class Trainer:
         self.seconds["evaluate"] += self._clock() - trained
         gpu = self.device.type == "cuda"
         self.seconds["wait"] += sum(a.elapsed_time(b) / 1000 if gpu else b - a for a, b in self.waits)
+
+    def take_over(self, before: Trainer) -> None:
+        """Take the convolutions of a network trained before this run, and count what that took."""
+        theirs = dict(layers.weight_layers(before.model))
+        for name, layer in layers.weight_layers(self.model):
+            if any(part.startswith("conv") for part in name.split(".")):  # of two towers: layers.conv1.0
+                layer.load_state_dict(theirs[name].state_dict())
+        self.origins = list(dict.fromkeys([*before.origins, *self.origins]))
+        self.pretraining = [_before(epoch, before.recipe) for epoch in before.history]
+        self.seconds = dict(before.seconds)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch's batches, network inputs and labels, in a new random order; each image comes once.
@@ -452,6 +466,7 @@ class Trainer:
             "cuda_generator": parallel.whole(torch.cat(states)[None], parallel.world()) if states else None,
             "history": [asdict(epoch) for epoch in self.history],
             "snapshots": self.snapshots,
+            "pretraining": [asdict(epoch) for epoch in self.pretraining],
             "seconds": self.seconds,
         }
         if parallel.rank():
@@ -506,6 +521,7 @@ class Trainer:
         self.origins = list(dict.fromkeys([*state["origins"], *self.origins]))
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.snapshots = state.get("snapshots", {})  # not in the first checkpoints
+        self.pretraining = [Epoch(**epoch) for epoch in state.get("pretraining", [])]
         self.seconds |= state["seconds"]  # the first checkpoints have no waits
 
 
@@ -597,7 +613,7 @@ def train(
         second: Device of the second tower, where each shall have its own (P §3.2).
         checkpoint: File that the run is saved to after every epoch, and goes on from if it is there.
         origin: The commit of the code; a resumed run has those of all its parts.
-        on_epoch: Called with every epoch, those of a resumed run's past included.
+        on_epoch: Called with every epoch, those of a resumed run's past and of its pre-training included.
         abandon: Called with the history after every epoch; a reason ends the run there.
         snapshots: Numbers of epochs after which conv1's kernels are copied; 0 is before the first.
 
@@ -610,28 +626,24 @@ def train(
     Raises:
         StudyError: recipe, data, device and checkpoint don't fit together, or memory ran out.
     """
-    trainer = Trainer(recipe, data, torch.device(device), origin, None if second is None else torch.device(second))
-    if checkpoint is not None and checkpoint.exists():
+    other = None if second is None else torch.device(second)
+    trainer = Trainer(recipe, data, torch.device(device), origin, other)
+    there = checkpoint is not None and checkpoint.exists()
+    if checkpoint is not None and there:
         trainer.load(checkpoint)
-    if len(set(parallel.whole(torch.tensor([len(trainer.history)]), parallel.world()).tolist())) > 1:
+    if len(set(parallel.whole(torch.tensor([len(trainer.history) + there]), parallel.world()).tolist())) > 1:
         raise StudyError(
             f"checkpoint {checkpoint}: some processes of this run find none there: put it on a file system that all "
             "machines share"
         )
-    for past in trainer.history:
-        on_epoch(past)
-    outcome = None
     try:
-        while outcome is None:
-            if len(trainer.history) in snapshots:
-                trainer.snapshots[len(trainer.history)] = first_kernels(trainer.model)
-            if trainer.history:
-                outcome = _ending(recipe, trainer.history) or abandon(trainer.history)
-            if outcome is None:
-                trainer.epoch()
-                if checkpoint is not None:
-                    trainer.save(checkpoint)
-                on_epoch(trainer.history[-1])
+        if recipe.pretrain and not there:
+            early = None if checkpoint is None else checkpoint.with_suffix(".turned.pt")
+            trainer.take_over(pretrain(trainer, data, early, on_epoch, other))
+            if checkpoint is not None and early is not None:
+                trainer.save(checkpoint)
+                early.unlink(missing_ok=True)  # by the first of several processes
+        outcome = _epochs(trainer, checkpoint, on_epoch, abandon, snapshots)
     except FloatingPointError as error:
         outcome = f"diverged: {error}"
     except RuntimeError as error:
@@ -658,6 +670,7 @@ def train(
         scores=scores,
         probabilities=probabilities,
         snapshots=trainer.snapshots,
+        pretraining=trainer.pretraining,
         split=trainer.split,
         cost={
             **{f"{name}_seconds": seconds for name, seconds in trainer.seconds.items()},
@@ -669,6 +682,56 @@ def train(
             ),
         },
     )
+
+
+def _epochs(
+    trainer: Trainer,
+    checkpoint: Path | None,
+    on_epoch: Callable[[Epoch], None],
+    abandon: Callable[[list[Epoch]], str | None] = lambda history: None,
+    snapshots: Sequence[int] = (),
+) -> str:
+    """Train to the recipe's end and return the outcome: see `train`."""
+    for past in trainer.history:
+        on_epoch(past)
+    while True:
+        if len(trainer.history) in snapshots:
+            trainer.snapshots[len(trainer.history)] = first_kernels(trainer.model)
+        outcome = (_ending(trainer.recipe, trainer.history) or abandon(trainer.history)) if trainer.history else None
+        if outcome is not None:
+            return outcome
+        trainer.epoch()
+        if checkpoint is not None:
+            trainer.save(checkpoint)
+        on_epoch(trainer.history[-1])
+
+
+def pretrain(
+    run: Trainer,
+    data: Dataset,
+    checkpoint: Path | None,
+    on_epoch: Callable[[Epoch], None],
+    second: torch.device | None = None,
+) -> Trainer:
+    """Train a run's network, with four outputs, to tell by how many quarters an image is turned.
+
+    It is the pre-training without labels of Gidaris, Singh and Komodakis (2018), by this study's update: all
+    training images in all four turns, ``recipe.pretrain`` times, at a constant rate and without reflections, which
+    make of one quarter three. ``data``: the set that the recipe names; the others as in `train`.
+    """
+    recipe, whole = run.recipe, data.holdout() if run.recipe.holdout else data
+    alone = replace(recipe, pretrain=0, epochs=recipe.pretrain, holdout=False, images=0, target_error=None)
+    alone = replace(alone, flip=False, cuts=(), bias_cuts=None, conv1=())
+    trainer = Trainer(alone, whole.turned(), run.device, run.origins[0], second)
+    if checkpoint is not None and checkpoint.exists():
+        trainer.load(checkpoint)
+    _epochs(trainer, checkpoint, lambda epoch: on_epoch(_before(epoch, alone)))
+    return trainer
+
+
+def _before(epoch: Epoch, recipe: Recipe) -> Epoch:
+    """Number an epoch of pre-training: the last one is -1."""
+    return replace(epoch, epoch=epoch.epoch - recipe.epochs)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

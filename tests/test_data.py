@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import pickle
 import tarfile
@@ -329,6 +330,76 @@ def test_the_real_classes_are_balanced(real: Dataset) -> None:
 
 def test_the_real_mean_colour_is_the_published_one(real: Dataset) -> None:
     assert real.mean.mean((0, 1)).tolist() == pytest.approx([125.307, 122.950, 113.865], abs=1e-3)
+
+
+# --- sets made of others ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def uneven() -> Dataset:
+    """Twelve training images, of which class 0 has six, 1 has four and 2 has two; each image is its number."""
+    images = torch.arange(12).byte()[:, None, None, None].expand(-1, 8, 8, 3).contiguous()
+    return dataset(Split(images, torch.tensor([0] * 6 + [1] * 4 + [2] * 2)), split())
+
+
+def drawn(made: Dataset) -> list[int]:
+    return made.train.images[:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(("count", "of_each"), [(1, [1, 0, 0]), (3, [1, 1, 1]), (6, [2, 2, 2]), (8, [3, 3, 2])])
+def test_a_subset_takes_the_classes_in_turns(uneven: Dataset, count: int, of_each: list[int]) -> None:
+    labels = uneven.train.labels[torch.tensor(drawn(uneven.subset(count, 0))).unique()]
+    assert labels.bincount(minlength=3).tolist() == of_each
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 12])
+def test_a_subset_is_as_long_as_the_whole_and_has_each_image_as_often(uneven: Dataset, count: int) -> None:
+    found = drawn(uneven.subset(count, 0))
+    often = [found.count(image) for image in set(found)]
+    assert (len(found), len(often)) == (12, count)
+    assert max(often) - min(often) <= 1
+
+
+def test_a_larger_subset_holds_the_smaller_one_and_another_seed_draws_another(uneven: Dataset) -> None:
+    small, large, other = (drawn(uneven.subset(count, seed)) for count, seed in ((3, 0), (7, 0), (3, 1)))
+    assert set(small) < set(large)
+    assert set(small) != set(other)
+
+
+def test_a_subset_keeps_images_and_labels_together_and_leaves_the_test_images(uneven: Dataset) -> None:
+    made = uneven.subset(5, 0)
+    assert made.train.labels.tolist() == uneven.train.labels[drawn(made)].tolist()
+    assert made.test is uneven.test
+
+
+def test_a_subset_of_more_images_than_there_are_is_refused(uneven: Dataset) -> None:
+    with pytest.raises(StudyError, match=r"'images': 13, but made has only 12"):
+        uneven.subset(13, 0)
+
+
+def test_turned_training_images_come_in_all_four_turns_with_the_turn_as_label(uneven: Dataset) -> None:
+    whole = synthetic(size=8, train=3, test=2)
+    made = whole.turned().train
+    for image, turn in itertools.product(range(3), range(4)):
+        turned = np.rot90(whole.train.images[image].numpy(), turn)
+        assert any(np.array_equal(turned, some) for some in made.images[made.labels == turn].numpy()), (
+            f"image {image} in turn {turn}"
+        )
+    assert made.labels.bincount().tolist() == [3, 3, 3, 3]
+
+
+def test_turned_test_images_come_once(uneven: Dataset) -> None:
+    whole = synthetic(size=8, train=1, test=9)
+    made = whole.turned().test
+    for image, turn, turned in zip(whole.test.images, made.labels, made.images, strict=True):
+        assert np.array_equal(np.rot90(image.numpy(), int(turn)), turned.numpy())
+    assert made.labels.bincount().tolist() == [3, 2, 2, 2]
+
+
+def test_sets_made_of_others_have_digests_of_their_own(uneven: Dataset) -> None:
+    made = [uneven, uneven.subset(3, 0), uneven.subset(3, 1), uneven.subset(4, 0), uneven.turned()]
+    assert len({some.digest for some in made}) == len(made)
+    assert uneven.turned().digest == made[-1].digest
 
 
 # --- the embedded set -------------------------------------------------------------------------------------

@@ -765,6 +765,60 @@ def test_arms_with_weights_fit_to_the_activation_start_from_the_same_normals(rec
     torch.testing.assert_close(relu / relu.std(), tanh / tanh.std())
 
 
+# --- fewer images, and images without labels ----------------------------------------------------------------
+
+
+def test_a_run_on_fewer_images_sees_only_them_in_as_many_updates(
+    recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    watch = Watch(replace(recipe, images=4), marked, pixels)
+    watch.trainer.epoch()
+    chosen = marked.subset(4, recipe.seed).train.images[:, 0, 0, 0].unique().tolist()
+    assert (watch.steps, len(watch.numbers())) == (3, len(marked.train))
+    assert sorted(set(watch.numbers())) == chosen
+
+
+@pytest.fixture
+def turning(recipe: Recipe) -> Recipe:
+    return replace(recipe, pretrain=2, epochs=1, flip=True, cuts=(0,), conv1=(0, 1))
+
+
+def test_pre_training_asks_for_the_turn_of_all_images_at_a_constant_rate(turning: Recipe, small: Dataset) -> None:
+    result = train(replace(turning, images=10), small)
+    alone = replace(turning, pretrain=0, epochs=2, flip=False, cuts=(), conv1=())
+    expected = [replace(epoch, epoch=epoch.epoch - 2) for epoch in curve(train(alone, small.turned()))]
+    assert [replace(epoch, seconds=0.0) for epoch in result.pretraining] == expected
+
+
+def test_the_convolutions_of_pre_training_are_taken_over_and_nothing_else(turning: Recipe, small: Dataset) -> None:
+    plain, taken = (Trainer(turning, small, CPU) for _ in range(2))
+    before = training.pretrain(taken, small, None, lambda epoch: None)
+    taken.take_over(before)
+    for name in ("weight", "bias"):
+        theirs, ours, own = (getattr(t.model.conv1, name) for t in (before, taken, plain))
+        assert torch.equal(ours, theirs)
+        assert not torch.equal(ours, own)
+    assert torch.equal(taken.model.fc2.weight, plain.model.fc2.weight)
+
+
+def test_pre_training_sees_no_image_of_the_holdout(turning: Recipe, small: Dataset) -> None:
+    run = Trainer(replace(turning, holdout=True), small, CPU)
+    held = training.pretrain(run, small, None, lambda epoch: None)
+    assert held.data.digest == small.holdout().turned().digest
+
+
+def test_a_pre_trained_run_costs_both_its_parts(turning: Recipe, small: Dataset) -> None:
+    result = train(turning, small)
+    epochs = [*result.pretraining, *result.history]
+    assert result.cost["train_seconds"] == pytest.approx(sum(epoch.seconds for epoch in epochs))
+
+
+def test_a_pre_training_that_diverges_is_told_as_such(turning: Recipe, small: Dataset) -> None:
+    result = train(replace(turning, rate=1e30), small)
+    assert result.outcome.startswith("diverged: loss not finite in epoch 0")
+    assert (result.history, result.scores) == ([], {})
+
+
 # --- stopping and going on -------------------------------------------------------------------------------------
 
 RESUMED: list[dict[str, Any]] = [
@@ -775,6 +829,7 @@ RESUMED: list[dict[str, Any]] = [
     {"crop": 24, "flip": True},
     {"cuts": (1, 2), "decay": 0.1},
     {"net": "cifar-19pct", "activation": "tanh"},
+    {"images": 20, "pretrain": 1, "net": "tiny-dropout", "flip": True},
 ]
 
 
@@ -793,6 +848,25 @@ def test_a_run_killed_between_epochs_ends_with_the_numbers_of_an_uninterrupted_o
         whole.scores,
         True,
     )
+
+
+@pytest.mark.parametrize("told", [-1, 0])
+def test_a_run_killed_in_its_pre_training_ends_with_the_numbers_of_an_uninterrupted_one(
+    recipe: Recipe, small: Dataset, tmp_path: Path, told: int
+) -> None:
+    recipe, checkpoint = replace(recipe, net="tiny-dropout", pretrain=2, epochs=1), tmp_path / "run.pt"
+    whole = train(recipe, small)
+    with pytest.raises(Stopped):
+        train(recipe, small, checkpoint=checkpoint, on_epoch=stop_after(told))
+    heard: list[int] = []
+    ended = train(recipe, small, checkpoint=checkpoint, on_epoch=lambda epoch: heard.append(epoch.epoch))
+    assert heard == [-2, -1, 0]
+    assert (curve(ended), ended.scores, equal(weights(ended.model), weights(whole.model))) == (
+        curve(whole),
+        whole.scores,
+        True,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
 
 
 def test_a_run_killed_within_an_epoch_does_that_epoch_again(recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
