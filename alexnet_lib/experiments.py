@@ -227,6 +227,8 @@ REDUCED: dict[str, Any] = {"batch": 64, "rate": 0.01, "epochs": 60, "cuts": (42,
 """Batch and schedule of the reduced network at ``laptop``. Kernels need many updates to form: half the paper's batch
 doubles them, and there are epochs enough for its rate, which is cut after the same shares of the training as the full
 network's."""
+_FEW: dict[str, Any] = {"data": "synthetic:size=256,train=16,test=8", "batch": 8, "epochs": 2, "cuts": (1,)}
+"""What the whole network can do in seconds."""
 
 
 def _full(scale: str) -> tuple[Arm, ...]:
@@ -239,7 +241,7 @@ def _full(scale: str) -> tuple[Arm, ...]:
     """
     keep = ("conv1", "snapshots", "probabilities", "labels", "neighbours")
     lengths: dict[str, dict[str, Any]] = {
-        "smoke": {"data": "synthetic:size=256,train=16,test=8", "batch": 8, "epochs": 2, "cuts": (1,)},
+        "smoke": _FEW,
         "laptop": {"batch": 32, "rate": 0.005, "epochs": 20, "cuts": (14, 18)},
         "gpu": {"precision": "bf16"},
     }
@@ -260,6 +262,76 @@ def _full(scale: str) -> tuple[Arm, ...]:
         seeds = 3 if scale == "laptop" else 1
         arms.append(Arm(name="reduced", recipe=recipe, seeds=seeds, keep=keep, priority=1))
     return tuple(arms)
+
+
+IMAGENETTE = 9_469
+"""Training images of Imagenette."""
+
+
+def _whole(scale: str, changes: Mapping[str, Mapping[str, Any]], of: str, suffix: str = "") -> list[Arm]:
+    """Return the paper's network, without its colour noise, and with each of ``changes`` to its recipe.
+
+    ``of``: the data set at ``gpu``. At ``laptop`` three epochs of Imagenette in small batches at half the rate, as
+    `_full`; ``suffix``: of the arms' names.
+    """
+    length: dict[str, Any] = {
+        "smoke": _FEW,
+        "laptop": {"batch": 32, "rate": 0.005, "epochs": 3, "cuts": ()},
+        "gpu": {"precision": "bf16"},
+    }[scale]
+    base = replace(edition("paper", of), colour="none", **length)
+    seeds = {"smoke": 1, "laptop": 3, "gpu": 10 if of == "imagenette" else 3}[scale]
+    return [
+        Arm(
+            name=f"{name}{suffix}",
+            recipe=replace(base, **change),
+            seeds=seeds,
+            priority=0 if of == "imagenette" else 1,
+            keep=("conv1", "probabilities", "labels") if name == "base" else (),
+        )
+        for name, change in {"base": {}, **changes}.items()
+    ]
+
+
+def _imagenet_ablations(scale: str) -> tuple[Arm, ...]:
+    """Return the paper's ablations on the network itself; below ``gpu`` one pair, which takes long enough."""
+    if scale not in LENGTHS:
+        return ()
+    nets = ("no-lrn", "pool2", "half-tower", "no-dropout", "no-conv3", "no-conv4", "no-conv5")
+    changes: dict[str, dict[str, Any]] = {name: {"net": f"alexnet-paper-{name}"} for name in nets}
+    if scale != "gpu":
+        return tuple(_whole(scale, {"no-lrn": changes["no-lrn"]}, "imagenette"))
+    changes |= {
+        "none": _AUGMENTATION["none"],
+        "colour-coded": _AUGMENTATION["colour-coded"],
+        "no-decay": _DETAILS["no-decay"],
+        "bias-0": {"net": "alexnet-paper-bias0"},
+    }
+    return tuple(_whole(scale, changes, "imagenette") + _whole(scale, changes, "tiny-imagenet-200", "-tiny"))
+
+
+def _bigger(scale: str) -> tuple[Arm, ...]:
+    """Return networks of three widths, trainings on fewer images and with a start without labels (P §1, §7).
+
+    Longer training is the ensembles' arm. At ``gpu`` the same on the paper's network and Imagenette.
+    """
+    if scale not in LENGTHS:
+        return ()
+    turns = {"smoke": 1, "laptop": 2, "gpu": 10}[scale]
+
+    def changes(net: str, images: int) -> dict[str, dict[str, Any]]:
+        parts = {"eighth": images // 8, "quarter": images // 4, "half": images // 2}
+        return {
+            **{f"{width}-width": {"net": f"{net}-{width}-width"} for width in ("half", "double")},
+            **{f"{part}-data": {"images": count} for part, count in parts.items()},
+            "eighth-data-pretrained": {"images": parts["eighth"], "pretrain": turns},
+        }
+
+    arms = _ablation(changes("alexnet32", 200 if scale == "smoke" else 50_000), laptop=3)(scale)
+    arms += _ensembles(scale)[1:]
+    if scale == "gpu":
+        arms += tuple(_whole(scale, changes("alexnet-paper", IMAGENETTE), "imagenette", "-imagenette"))
+    return arms
 
 
 _TOWERS = {name: {"net": f"alexnet32-{name}"} for name in ("half-tower", "one-tower", "towers-apart")}
@@ -295,6 +367,8 @@ EXPERIMENTS = {
         ),
         Experiment("ensembles", "Averaging networks (6)", _ensembles),
         Experiment("alexnet", "AlexNet itself (3.5, 5, 6)", _full),
+        Experiment("imagenet_ablations", "The ablations on AlexNet itself (3 to 7)", _imagenet_ablations),
+        Experiment("bigger_and_more", "Larger networks, more data, images without labels (1, 7)", _bigger),
     )
 }
 

@@ -132,6 +132,13 @@ class Sizes:
     stds: tuple[float, ...]
     """Deviations of the initial weights of the eight layers."""
 
+    def widened(self, times: float) -> Sizes:
+        """Return the sizes with as many times the maps and units; each layer passes on as much of its signal."""
+        m1, m2, m3, m4, m5 = (round(times * maps) for maps in self.maps)
+        first, *others = self.stds  # conv1's inputs are the three colours, whatever the width
+        stds = (first, *(std / math.sqrt(times) for std in others))
+        return replace(self, maps=(m1, m2, m3, m4, m5), units=round(times * self.units), stds=stds)
+
 
 FULL = Sizes(224, (11, 4), (0, 3, 0, 3), (96, 256, 384, 384, 256), 4096, 6, separate=(1, 0), stds=(0.01,) * 8)
 """P §3.5; the paper does not say how 224 pixels give 55 x 55 maps, the padding is the 2012 code's."""
@@ -183,6 +190,7 @@ def _alexnet(
     dropout: bool = True,
     without: str = "",
     bias: float = 1.0,
+    width: float = 1.0,
 ) -> nn.Sequential:
     """Build AlexNet as printed (layers P §3.5, norms §3.3, dropout §4.2, initial values §5), or with one change.
 
@@ -190,8 +198,9 @@ def _alexnet(
     2 (P §3.4). ``towers``: ``two`` as in the paper; ``half``, one tower of half the kernels in conv1 to conv4, which
     is the paper's comparison (P §3.2, footnote 2; ``layers-145-half.cfg``); ``one``, all kernels in one tower;
     ``apart``, two that meet in the last layer only. ``without``: a convolution to leave out (P §7); the towers then
-    meet in the next one. ``bias``: initial bias where the paper has 1.
+    meet in the next one. ``bias``: initial bias where the paper has 1. ``width``: times the maps and units (P §7).
     """
+    sizes = sizes.widened(width)
     half, split = towers == "half", 1 if towers in ("half", "one") else 2
     m1, m2, m3, m4 = (maps // 2 if half else maps for maps in sizes.maps[:4])
     pad2, pad5 = (2, 1) if pool == 3 else sizes.separate
@@ -336,8 +345,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "-no-conv5": {"without": "conv5"},
     "-bias0.1": {"bias": 0.1},
     "-bias0": {"bias": 0.0},
+    "-half-width": {"width": 0.5},
+    "-double-width": {"width": 2.0},
 }
-"""The ablations of the paper, by the suffix of the network's name."""
+"""The changes that the paper speaks of, by the suffix of the network's name."""
 
 NETS: dict[str, Net] = {
     net.name: net

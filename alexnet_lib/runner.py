@@ -178,8 +178,9 @@ class Session:
         return cache / ("again" if self.again else ".") / f"{run}.pt"
 
     def discard(self, run: str) -> None:
-        """Remove the checkpoint of a run whose record is written."""
-        self.checkpoint(run).unlink(missing_ok=True)
+        """Remove the checkpoints of a run whose record is written."""
+        for file in self.checkpoint(run).parent.glob(f"{run}.*pt"):
+            file.unlink(missing_ok=True)
 
 
 @functools.cache
