@@ -11,9 +11,9 @@ import torch
 from studies import TINY
 from torch import nn
 
-from alexnet_lib import data, experiments, layers, models
+from alexnet_lib import claims, data, experiments, layers, models
 from alexnet_lib import train as training
-from alexnet_lib.experiments import SCALES, Arm
+from alexnet_lib.experiments import Arm
 from alexnet_lib.recipes import Recipe, StudyError
 
 # --- Figure 1's arms ----------------------------------------------------------------------------------------
@@ -288,16 +288,98 @@ def test_the_smoke_scale_is_over_soon(experiment: str) -> None:
     assert sum(seeds for _, seeds in runs) <= 16
 
 
+def pictures(scale: str, *, whole: bool) -> set[str]:
+    """Return what the whole network trains on at a scale, or the small ones."""
+    arms = [arm for _, at, arm in ARMS if at == scale]
+    return {arm.recipe.data for arm in arms if (models.NETS[arm.recipe.net].image_size == 224) == whole}
+
+
 @pytest.mark.parametrize("scale", ["laptop", "gpu"])
-def test_the_published_scales_train_on_cifar_10(scale: str) -> None:
-    on = {arm.recipe.data for name, at, arm in ARMS if at == scale and name != "alexnet"}
-    assert on == {"cifar10"}
+def test_the_published_scales_train_small_networks_on_cifar_10(scale: str) -> None:
+    assert pictures(scale, whole=False) == {"cifar10"}
 
 
 def test_the_full_network_trains_on_pictures() -> None:
-    on = {scale: {arm.recipe.data for name, at, arm in ARMS if (name, at) == ("alexnet", scale)} for scale in SCALES}
-    assert on["laptop"] == {"imagenette"}
-    assert on["gpu"] == {"imagenette", "tiny-imagenet-200"}
+    assert pictures("laptop", whole=True) == {"imagenette"}
+    assert pictures("gpu", whole=True) == {"imagenette", "tiny-imagenet-200"}
+
+
+# --- the ablations on AlexNet itself, and what is bigger ------------------------------------------------------
+
+
+def on_pictures(suffix: str) -> dict[str, Arm]:
+    """Return the arms on one data set at scale ``gpu`` by the names that claims know them by."""
+    arms = named("imagenet_ablations", "gpu")
+    return {
+        name.removesuffix(suffix): arm for name, arm in arms.items() if name.endswith("-tiny") == (suffix == "-tiny")
+    }
+
+
+@pytest.mark.parametrize(("suffix", "of", "seeds"), [("", "imagenette", 10), ("-tiny", "tiny-imagenet-200", 3)])
+def test_the_ablations_on_alexnet_change_what_those_on_the_miniature_do(suffix: str, of: str, seeds: int) -> None:
+    arms = on_pictures(suffix)
+    base = arms.pop("base").recipe
+    small = {name: change for experiment in CHANGED.values() for name, change in experiment.items()}
+    assert base.data == of
+    assert {arm.seeds for arm in arms.values()} == {seeds}
+    for name, arm in arms.items():
+        expected = {
+            key: value.replace("alexnet32", "alexnet-paper") if key == "net" else value
+            for key, value in small[name].items()
+        }
+        assert difference(base, arm.recipe) == expected
+
+
+@pytest.mark.parametrize("suffix", ["", "-tiny"])
+def test_the_ablations_on_alexnet_have_every_arm_that_a_claim_compares_at_laptop(suffix: str) -> None:
+    on_cifar = {"lrn": {"11pct", "11pct-no-lrn", "13pct"}, "bigger_and_more": set(named("bigger_and_more", "gpu"))}
+    wanted = {
+        claim["effect"][side]
+        for claim in claims.load()
+        if "effect" in claim
+        for side in ("with", "without", "arm")
+        if side in claim["effect"] and claim["effect"][side] not in on_cifar.get(claim["experiment"], set())
+    }
+    assert on_pictures(suffix).keys() >= wanted
+
+
+@pytest.mark.parametrize(("scale", "seeds"), [("smoke", 1), ("laptop", 3)])
+def test_below_a_gpu_one_pair_on_alexnet_is_trained(scale: str, seeds: int) -> None:
+    arms = named("imagenet_ablations", scale)
+    assert {name: arm.seeds for name, arm in arms.items()} == {"base": seeds, "no-lrn": seeds}
+    assert difference(arms["base"].recipe, arms["no-lrn"].recipe) == {"net": "alexnet-paper-no-lrn"}
+
+
+BIGGER = [
+    *(("smoke", "", "alexnet32", 200, 1), ("laptop", "", "alexnet32", 50_000, 2)),
+    *(("gpu", "", "alexnet32", 50_000, 10), ("gpu", "-imagenette", "alexnet-paper", experiments.IMAGENETTE, 10)),
+]
+
+
+@pytest.mark.parametrize(("scale", "suffix", "net", "images", "turns"), BIGGER)
+def test_width_data_and_pre_training_are_changed_one_at_a_time(
+    scale: str, suffix: str, net: str, images: int, turns: int
+) -> None:
+    arms = named("bigger_and_more", scale)
+    base = arms[f"base{suffix}"].recipe
+    assert base.net == net
+    found = {
+        name: difference(base, arms[f"{name}{suffix}"].recipe)
+        for name in ("half-width", "double-width", "half-data", "quarter-data", "eighth-data")
+    }
+    assert found == {
+        "half-width": {"net": f"{net}-half-width"},
+        "double-width": {"net": f"{net}-double-width"},
+        "half-data": {"images": images // 2},
+        "quarter-data": {"images": images // 4},
+        "eighth-data": {"images": images // 8},
+    }
+    few = arms[f"eighth-data{suffix}"].recipe
+    assert difference(few, arms[f"eighth-data-pretrained{suffix}"].recipe) == {"pretrain": turns}
+
+
+def test_imagenette_on_a_gpu_is_the_same_run_in_both_experiments() -> None:
+    assert named("bigger_and_more", "gpu")["base-imagenette"].recipe == on_pictures("")["base"].recipe
 
 
 def test_the_reduced_network_has_the_paper_s_recipe_but_for_size_and_length_and_comes_after_the_editions() -> None:

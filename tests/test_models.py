@@ -489,6 +489,26 @@ def test_the_miniature_with_the_coded_alpha_differs_in_the_norms_factor_alone() 
     assert table("alexnet32") == table("alexnet32-code-lrn")
 
 
+@pytest.mark.parametrize("name", ["alexnet32", "alexnet-paper"])
+@pytest.mark.parametrize(("suffix", "times"), [("-half-width", 0.5), ("-double-width", 2)])
+def test_a_wider_network_has_as_many_times_the_maps_in_the_same_towers(name: str, suffix: str, times: float) -> None:
+    size = models.NETS[name].image_size
+    base, other = (models.layer_table(outline(f"{name}{more}"), size) for more in ("", suffix))
+    for row, wider in zip(base, other, strict=True):
+        maps, *sides = row.shape
+        if row.name not in ("pad1", "fc8"):
+            assert (wider.name, wider.shape, wider.groups) == (row.name, (times * maps, *sides), row.groups)
+
+
+@pytest.mark.parametrize("suffix", ["-half-width", "-double-width"])
+def test_a_wider_network_passes_on_as_much_signal(suffix: str) -> None:
+    for (name, layer), (_, other) in zip(
+        layers.weight_layers(outline("alexnet32")), layers.weight_layers(outline(f"alexnet32{suffix}")), strict=True
+    ):
+        sums = [layers.setting_of(each).std * math.sqrt(each.weight[0].numel()) for each in (layer, other)]
+        assert sums[1] == pytest.approx(sums[0]), name
+
+
 @pytest.mark.parametrize(("suffix", "bias"), [("-bias0.1", 0.1), ("-bias0", 0.0)])
 def test_the_miniature_with_other_biases_has_them_where_the_paper_has_ones(suffix: str, bias: float) -> None:
     def settings(net: str) -> dict[str, LayerSetting]:
