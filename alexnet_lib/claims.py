@@ -160,6 +160,8 @@ def _ended(
 
 def _doubles(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
     """Judge the ratio of epochs with and without dropout."""
+    if "no-dropout" not in results:  # of the network's own ablations, some scales train one pair
+        return None, NOT_TESTED
     return _ended(claim, effects.slow_down(results), scale, [results["no-dropout"]])
 
 

@@ -178,6 +178,45 @@ def curves(results: Mapping[str, ArmResult], names: Mapping[str, str] | None = N
     return figure
 
 
+def scaling(panels: Mapping[str, Mapping[float, Estimate | None]]) -> Figure:
+    """Draw error levels against what was made larger, a panel each: every seed a dot, the means joined.
+
+    ``panels``: label of the (logarithmic) axis -> where on it -> the level there, or None.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 3.6), sharey=True, layout="constrained", squeeze=False
+    )
+    for panel, (label, levels) in zip(axes[0], panels.items(), strict=True):
+        found = {size: level for size, level in sorted(levels.items()) if level is not None}
+        for size, level in found.items():
+            panel.plot([size] * level.n, level.values, "o", color=BLUE, markersize=4, alpha=0.6)
+        panel.plot(list(found), [level.mean for level in found.values()], "D-", color="black", markersize=5)
+        panel.set_xscale("log")
+        panel.set_xticks(sorted(levels), [f"{size:,g}" for size in sorted(levels)])
+        panel.minorticks_off()
+        panel.set_xlabel(label)
+        if not found:
+            _no_run(panel)
+    axes[0][0].set_ylabel("test error, %")
+    return figure
+
+
+def hours(lines: Mapping[str, Mapping[int, float]], marks: Mapping[str, tuple[int, float]]) -> Figure:
+    """Draw hours on the clock against a number of GPUs, both logarithmic, a line each; ``marks``: single points."""
+    figure, panel = plt.subplots(figsize=(6.8, 3.8), layout="constrained")
+    for (label, found), (colour, dashes) in zip(lines.items(), LINES, strict=False):
+        panel.plot(list(found), list(found.values()), "o" + dashes, color=colour, label=label)
+    for label, (gpus, length) in marks.items():
+        panel.plot(gpus, length, "s", color="black", markersize=6)
+        panel.annotate(label, (gpus, length), xytext=(8, 0), textcoords="offset points", va="center")
+    counts = sorted({count for found in lines.values() for count in found} | {gpus for gpus, _ in marks.values()})
+    panel.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="hours")
+    panel.set_xticks(counts, [str(count) for count in counts])
+    panel.minorticks_off()
+    panel.legend(fontsize=9)
+    return figure
+
+
 def _mosaic(weights: Tensor) -> np.ndarray[Any, Any]:
     """Lay kernels (maps, 3, side, side) out in rows, each of one tower: float (H, W, 3), a gap between towers."""
     stretched = 0.5 + 0.5 * weights / weights.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30)

@@ -1,0 +1,129 @@
+"""What all of ImageNet takes: hours, bytes, energy and money, by arithmetic from inputs that have a source each."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from alexnet_lib import experiments, models
+from alexnet_lib.records import Record
+
+NET = "alexnet-paper"
+BATCH = 128
+"""Images an update on every GPU."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A number that the plan starts from."""
+
+    value: float
+    unit: str
+    source: str
+
+
+INPUTS = {
+    "images": Input(1_281_167, "training images", "ILSVRC-2012, counted by cuda-convnet2's data script"),
+    "epochs": Input(90, "epochs", "the paper, section 5"),
+    "operations": Input(models.training_flops(NET), "operations an image", "counted from the layers, there and back"),
+    "parameters": Input(models.n_parameters(models.outline(NET)), "parameters", "counted from the layers"),
+    "moved": Input(3.25e9, "bytes an update of 128 images", "counted: every tensor once, weights and velocities in"),
+    "original": Input(110e3, "bytes an original", "median of 1,000 pictures of ImageNet, measured"),
+    "prepared": Input(22.3e3, "bytes a prepared picture", "mean of the same at 256 pixels, quality 90, measured"),
+    "decoded": Input(4085, "pictures decoded a second and core", "simplejpeg, AMD EPYC of family 26, measured"),
+    "pixels": Input(256 * 256 * 3, "bytes a decoded picture", "256 x 256 pixels of three colours"),
+    "peak": Input(790e12, "operations a second, one H200 in bf16", "as stated for the GPU at hand"),
+    "memory": Input(4.3e12, "bytes a second of its memory", "of the same"),
+    "link": Input(450e9, "bytes a second between GPUs, each way", "NVIDIA, fourth NVLink"),
+    "watts": Input(700, "watts of an H200 at most", "NVIDIA, thermal design power of the SXM form"),
+    "paper images": Input(1.2e6, "training images", "the paper, section 5"),
+    "paper days": Input(5.5, "days", "the paper, section 5: five to six"),
+    "paper GPUs": Input(2, "GTX 580 of 3 GB", "the paper, section 5"),
+    "paper peak": Input(2 * 512 * 1.544e9, "operations a second, one GTX 580", "512 cores, 1.544 GHz, two at a time"),
+    "paper watts": Input(244, "watts of a GTX 580 at most", "NVIDIA, board power"),
+}
+"""Everything that the plan takes from outside; watts are those of the GPUs alone."""
+
+
+def bound() -> float:
+    """Return the images a second that one of today's GPUs can't exceed: arithmetic or memory, whichever is slower."""
+    arithmetic = BATCH * INPUTS["operations"].value / INPUTS["peak"].value
+    memory = INPUTS["moved"].value / INPUTS["memory"].value
+    return BATCH / max(arithmetic, memory)
+
+
+def measured(recorded: Sequence[Record]) -> dict[str, tuple[float, int]]:
+    """Return by device the images a second at which the paper's network was trained, and by how many runs.
+
+    From the records of networks of its size, by the operations of both; median of the runs. Runs that share a device
+    are each slower than one alone.
+    """
+    rates: dict[str, list[float]] = {}
+    for run in recorded:
+        net, images = run["recipe"]["net"], run["data"].get("images")
+        if images and run["history"] and models.NETS[net].image_size == models.FULL.image:
+            seconds = sum(epoch["seconds"] for epoch in run["history"])
+            rate = images * len(run["history"]) / seconds
+            scaled = rate * models.training_flops(net) / INPUTS["operations"].value
+            rates.setdefault(run["provenance"]["device"], []).append(scaled)
+    return {device: (statistics.median(each), len(each)) for device, each in rates.items()}
+
+
+def runs(scale: str) -> dict[str, float]:
+    """Return the study's runs of networks of the paper's size at a scale, id -> cost.
+
+    The cost is in runs of the paper's network of the same length. Runs on Tiny ImageNet are left out: they stand in
+    for all of ImageNet, as those on Imagenette do.
+    """
+    return {
+        replace(arm.recipe, seed=seed).id: models.training_flops(arm.recipe.net)
+        / INPUTS["operations"].value
+        * (1 + 4 * arm.recipe.pretrain / arm.recipe.epochs)
+        for name in experiments.EXPERIMENTS
+        for arm in experiments.arms(name, scale)
+        if models.NETS[arm.recipe.net].image_size == models.FULL.image and arm.recipe.data != "tiny-imagenet-200"
+        for seed in range(arm.seeds)
+    }
+
+
+@dataclass(frozen=True)
+class Need:
+    """What ``runs`` runs of the paper's length take on ``gpus`` GPUs of ``rate`` images a second each.
+
+    Training alone, all GPUs busy all the time: a lower bound of the hours.
+    """
+
+    runs: float
+    gpus: int
+    rate: float
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of one GPU."""
+        return self.runs * INPUTS["images"].value * INPUTS["epochs"].value / self.rate / 3600
+
+    @property
+    def hours(self) -> float:
+        """Hours on the clock."""
+        return self.gpu_hours / self.gpus
+
+    @property
+    def kilowatt_hours(self) -> float:
+        """Energy of the GPUs."""
+        return self.gpu_hours * INPUTS["watts"].value / 1000
+
+    @property
+    def read(self) -> float:
+        """Bytes of prepared pictures a second, by all GPUs together."""
+        return self.gpus * self.rate * INPUTS["prepared"].value
+
+    @property
+    def cores(self) -> float:
+        """Cores that decode as fast as all GPUs train."""
+        return self.gpus * self.rate / INPUTS["decoded"].value
+
+    @property
+    def exchanged(self) -> float:
+        """Bytes a second that each GPU sends where all train one run together: gradients in float32, in a ring."""
+        return 2 * (self.gpus - 1) / self.gpus * 4 * INPUTS["parameters"].value * self.rate / BATCH
