@@ -835,3 +835,19 @@ def test_a_count_is_the_fact_sheet_s(claim: str, number: float) -> None:
 def test_counts_are_decided_at_every_scale(tmp_path: Path, scale: str) -> None:
     ledger = claims.ledger(scale, tmp_path).set_index("id")
     assert {claim: ledger.loc[claim, "verdict"] for claim in COUNTS} == {c: v for c, (_, v) in COUNTS.items()}
+
+
+# --- the network's own ablations --------------------------------------------------------------------------------
+
+
+def test_one_pair_of_the_network_s_own_ablations_answers_its_rows_of_the_ledger_and_no_other(tmp_path: Path) -> None:
+    runs = pairs("imagenet_ablations", "base", "no-lrn", [-1.0, -1.1, -0.9])
+    results = results_of(tmp_path, "imagenet_ablations", *runs)
+    judged = {
+        claim["id"]: judge(claim, results, "laptop")
+        for claim in TESTED
+        if claim["experiment"] not in ("relu_vs_tanh", "bigger_and_more")
+    }
+    answered = {name: (found.mean, verdict) for name, (found, verdict) in judged.items() if found}
+    assert answered.keys() == {"lrn-imagenet", "ten-views"}
+    assert answered["lrn-imagenet"] == (pytest.approx(-1.0), "direction reproduced")

@@ -151,6 +151,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(tell: Tell, line: str, mes
         ("train tiny --set rate=", "recipe field 'rate': expected float, got NoneType"),
         ("train tiny --data synthetic:train=8", "recipe field 'batch': 128 images, but synthetic"),
         ("run tiny --budget soon", "--budget 'soon': write a number and s, m or h"),
+        ("run tiny --executor local", "--executor 'local': write dask://HOST:PORT"),
         ("verify 0123", "0 runs in "),
         ("data cifar10", "CIFAR-10 is not under the data root"),
     ],
@@ -309,6 +310,22 @@ def test_publish_adds_what_the_published_records_lack_and_nothing_twice(study: P
     assert records.read(records.PUBLISHED) == runs
     assert tell(f"publish {study}").out.startswith("0 added to ")
     assert records.read(records.PUBLISHED) == runs
+
+
+@pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
+def test_the_folders_of_two_machines_merge_to_each_run_once(
+    study: Path, tell: Tell, tmp_path: Path, order: tuple[str, str]
+) -> None:
+    done = [record(RELU, falling(3.0), seed=seed) for seed in range(4)]
+    again = {**record(RELU, falling(3.1), seed=1), "experiment": "another"}  # the other machine had it for that one
+    twice = {**done[2], "experiment": "another"}
+    folders = {"one": done[:2], "two": [again, done[2], twice, done[3]]}
+    for name in order:
+        write(tmp_path / name, folders[name])
+        assert tell(f"publish {tmp_path / name}").code == 0
+    found = records.read(records.PUBLISHED)
+    assert sorted(run["seed"] for run in found) == [0, 1, 2, 3]
+    assert (again in found) == (order[0] == "two"), "of two, the first published stays"
 
 
 def test_publish_takes_what_is_kept_of_a_network_along(study: Path, tell: Tell) -> None:

@@ -20,7 +20,7 @@ from studies import ended, falling, figure1, history, record, write
 
 from alexnet_lib import claims, effects, evidence, experiments, filters, plots
 from alexnet_lib.effects import Results
-from alexnet_lib.estimates import Estimate
+from alexnet_lib.estimates import Estimate, estimate
 from alexnet_lib.filters import Split
 from alexnet_lib.records import Record
 from alexnet_lib.runner import Task
@@ -627,3 +627,26 @@ def test_other_data_give_other_bytes(tmp_path: Path) -> None:
         False,
         True,
     ]  # the search had seed 0 alone
+
+
+# --- what is made larger, and what it takes -------------------------------------------------------------------
+
+
+def test_levels_stand_at_what_was_made_larger_with_every_seed_and_their_means_joined() -> None:
+    levels = {2.0: estimate([20.0, 22.0], "per cent"), 1.0: estimate([30.0], "per cent"), 4.0: None}
+    figure = plots.scaling({"times the width": levels, "images": {1.0: None}})
+    first, second = figure.axes
+    assert [points(line) for line in drawn(first, color=plots.BLUE)] == [[(1, 30)], [(2, 20), (2, 22)]]
+    assert [points(line) for line in drawn(first, color="black")] == [[(1, 30), (2, 21)]]
+    assert (first.get_xscale(), first.get_xlabel()) == ("log", "times the width")
+    assert [text.get_text() for text in first.get_xticklabels()] == ["1", "2", "4"]
+    assert [text.get_text() for text in second.texts] == ["no run yet"]
+
+
+def test_hours_fall_with_the_number_of_gpus_beside_what_was_once() -> None:
+    figure = plots.hours({"one run": {1: 8.0, 8: 1.0}}, {"the paper": (2, 132.0)})
+    (panel,) = figure.axes
+    assert [points(line) for line in panel.get_lines()] == [[(1, 8), (8, 1)], [(2, 132)]]
+    assert [text.get_text() for text in panel.texts] == ["the paper"]
+    assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["1", "2", "8"]

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -407,6 +408,50 @@ def test_a_run_stopped_for_time_ends_like_an_uninterrupted_one(
     assert outcome_of(again) == outcome_of(uninterrupted)
 
 
+def test_all_runs_in_flight_when_time_is_up_keep_their_checkpoints_and_end_like_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, brief: Session, uninterrupted: Record
+) -> None:
+    add_experiment(monkeypatch, [replace(ONE, rates=(), seeds=4)])
+    together, epoch = threading.Barrier(3), training.Trainer.epoch
+
+    def wait_for_the_others(trainer: training.Trainer) -> None:
+        if not trainer.history:
+            together.wait(timeout=60)
+        epoch(trainer)
+
+    monkeypatch.setattr(training.Trainer, "epoch", wait_for_the_others)
+    with ThreadPoolExecutor(3) as executor:
+        assert list(runner.run(["tiny"], "smoke", brief, executor, 3)) == []
+    begun = {replace(TINY, seed=seed).id for seed in range(3)}
+    assert {path.stem for path in (tmp_path / "cache").iterdir()} == begun
+    monkeypatch.setattr(training.Trainer, "epoch", epoch)
+    done = {run["seed"]: run for run in do(replace(brief, deadline=None))}
+    assert done.keys() == {0, 1, 2, 3}
+    assert outcome_of(done[0]) == outcome_of(uninterrupted)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_run_whose_first_epoch_would_end_too_late_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session, epochs_trained: list[int]
+) -> None:
+    write(quiet.folder, [record(RELU, [0.9])])  # an epoch took a second
+    monkeypatch.setattr(runner, "time", SimpleNamespace(time=lambda: 0.0))
+    task = Task("tiny", "smoke", "relu-tiny", replace(TINY, seed=1), search=False)
+    assert runner.perform(task, replace(quiet, deadline=0.9)) is None
+    assert epochs_trained == []
+    assert runner.perform(task, replace(quiet, deadline=1e6)) is not None
+
+
+def test_what_passes_between_epochs_counts_too(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    told: list[str] = []
+    # Epochs of a second, then 99 for evaluation and checkpoint: the second would end at 200.
+    monkeypatch.setattr(runner, "time", SimpleNamespace(time=lambda: 100.0 * len(told)))
+    monkeypatch.setattr(runner, "train", pretend(lambda recipe: [0.9] * 3))
+    session = replace(quiet, quiet=False, tell=told.append, deadline=190.0)
+    assert runner.perform(Task("tiny", "smoke", "relu-tiny", TINY, search=False), session) is None
+    assert len(told) == 1
+
+
 def test_a_session_out_of_time_starts_no_other_run(brief: Session, epochs_trained: list[int]) -> None:
     do(brief)
     assert epochs_trained == [0]
@@ -735,6 +780,11 @@ def test_a_gpu_trains_a_few_runs_side_by_side() -> None:
 def test_a_run_costs_its_epochs_at_the_recorded_seconds_of_its_network() -> None:
     task = Task("tiny", "smoke", "relu", replace(TINY, epochs=100), search=False)
     assert runner.hours([task], [record(task, [0.9, 0.8])]) == (pytest.approx(100 / 3600), 0)
+
+
+def test_pre_training_costs_four_epochs_for_each_of_its_own() -> None:
+    task = Task("tiny", "smoke", "relu", replace(TINY, epochs=100, pretrain=5), search=False)
+    assert runner.hours([task], [record(task, [0.9])]) == (pytest.approx(120 / 3600), 0)
 
 
 def test_another_network_s_seconds_are_scaled_by_the_operations_of_both() -> None:
