@@ -247,13 +247,19 @@ def _named(options: argparse.Namespace) -> list[str]:
     return asked
 
 
+LEAVING = 6.0
+"""Seconds that processes may take to end."""
+
+
 def _run(options: argparse.Namespace) -> None:
+    # Importing torch takes seconds, and so do processes that end: both are part of the time.
+    deadline = None if options.budget is None else time.time() + _seconds(options.budget) - LEAVING
+
     from alexnet_lib import cluster, records, runner
 
     names = _named(options)
     options.device = options.device or runner.device_for(options.scale, elsewhere=bool(options.executor))
     device = _device(options, elsewhere=bool(options.executor))
-    deadline = None if options.budget is None else time.time() + _seconds(options.budget)
     if options.jobs is not None and options.jobs < 1:
         raise StudyError(f"--jobs {options.jobs}: take 1 or more")
     also = records.PUBLISHED if options.pending else None

@@ -203,7 +203,8 @@ def perform(task: Task, session: Session) -> Ended | None:
     """
     if session.deadline is not None:
         known = epoch_seconds(_recorded(task.scale, session.folder, session.also))
-        if session.over(_seconds(task.recipe, known) or 0.0):
+        turns = 4 if task.recipe.pretrain else 1  # of each image in the first epoch
+        if session.over(turns * (_seconds(task.recipe, known) or 0.0)):
             return None
     torch.set_num_threads(1 if session.device == "cpu" else torch.get_num_threads())
     begun, dataset = datetime.now(UTC), _data(task.recipe.data)
