@@ -61,7 +61,7 @@ def measured(recorded: Sequence[Record]) -> dict[str, tuple[float, int]]:
     """
     rates: dict[str, list[float]] = {}
     for run in recorded:
-        net, images = run["recipe"]["net"], run["data"].get("images")
+        net, images = run["recipe"]["net"], run["data"].get("train")
         if images and run["history"] and models.NETS[net].image_size == models.FULL.image:
             seconds = sum(epoch["seconds"] for epoch in run["history"])
             rate = images * len(run["history"]) / seconds

@@ -63,7 +63,7 @@ WHOLE = Arm(name="whole", recipe=Recipe(net=plan.NET, data="imagenette"), seeds=
 def trained(arm: Arm, images: int, device: str, **changes: object) -> dict[str, object]:
     """Return the record of a run of two epochs of a second each."""
     run = record(arm, [0.9, 0.8], **changes)
-    return {**run, "data": {**run["data"], "images": images}, "provenance": {**run["provenance"], "device": device}}
+    return {**run, "data": {**run["data"], "train": images}, "provenance": {**run["provenance"], "device": device}}
 
 
 def test_rates_are_medians_of_the_runs_of_each_device() -> None:
