@@ -846,7 +846,7 @@ def test_one_pair_of_the_network_s_own_ablations_answers_its_rows_of_the_ledger_
     judged = {
         claim["id"]: judge(claim, results, "laptop")
         for claim in TESTED
-        if claim["experiment"] not in ("relu_vs_tanh", "bigger_and_more")
+        if claim["experiment"] not in ("relu_vs_tanh", "bigger_and_more", "alexnet")
     }
     answered = {name: (found.mean, verdict) for name, (found, verdict) in judged.items() if found}
     assert answered.keys() == {"lrn-imagenet", "ten-views"}
