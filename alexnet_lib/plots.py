@@ -190,7 +190,9 @@ def scaling(panels: Mapping[str, Mapping[float, Estimate | None]]) -> Figure:
         found = {size: level for size, level in sorted(levels.items()) if level is not None}
         for size, level in found.items():
             panel.plot([size] * level.n, level.values, "o", color=BLUE, markersize=4, alpha=0.6)
-        panel.plot(list(found), [level.mean for level in found.values()], "D-", color="black", markersize=5)
+        panel.plot(
+            list(found), [level.mean for level in found.values()], "_-", color="black", linewidth=1.0, markersize=12
+        )
         panel.set_xscale("log")
         panel.set_xticks(sorted(levels), [f"{size:,g}" for size in sorted(levels)])
         panel.minorticks_off()
