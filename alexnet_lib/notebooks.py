@@ -48,7 +48,12 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> f
     begin = time.perf_counter()
     try:
         papermill.execute_notebook(
-            str(notebook), str(output), dict(parameters), cwd=str(notebook.parent), progress_bar=False
+            str(notebook),
+            str(output),
+            dict(parameters),
+            cwd=str(notebook.parent),
+            progress_bar=False,
+            extra_arguments=["--log-level=ERROR"],  # else each kernel warns that it talks to this machine unencrypted
         )
     except papermill.PapermillExecutionError as error:
         raise StudyError(
