@@ -56,13 +56,13 @@ book: setup
 
 test: lint
 	@echo "== tests"
-	@$(PY) -m pytest -p no:nbval
+	@$(PY) -m pytest -p no:nbval -n 2
 	@echo "== notebooks: every published number follows from the records"
 	@printf '%s\n' notebooks/*.ipynb | xargs -P 2 -n 4 $(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600
 	@$(MAKE) --no-print-directory smoke
 	@echo "== book"
 	@$(MAKE) --no-print-directory book SCALE=
-	@$(PY) -m pytest -p no:nbval tests/book
+	@$(PY) -m pytest -p no:nbval -n 2 tests/book
 
 # Always from nothing, so that the trainings happen: the records go to a folder of their own. One notebook trains what
 # it needs by itself; the other experiments are trained in one go, which starts fewer processes, and read by the rest.
