@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from alexnet_lib import effects, evidence, experiments, models, records
 from alexnet_lib.effects import Results
 from alexnet_lib.estimates import (
     CONFIDENCE,
+    MINUS,
     Estimate,
     estimate,
     show,
@@ -102,7 +103,9 @@ def _six_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate | N
     found = effects.speed_up(results, "2012")
     if found is None:
         return None, NOT_TESTED
-    return found, "inconclusive" if _open(results, "2012", found, 5) else verdict(claim, found, scale)
+    if _open(results, "2012", found, 5):
+        return _waits(found, max(5, results["relu-2012"].arm.seeds))
+    return found, verdict(claim, found, scale)
 
 
 def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
@@ -112,19 +115,35 @@ def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     if not ended:
         return None, NOT_TESTED
     setting, least = min(ended.items(), key=lambda item: item[1].mean)
-    # All settings must show it, so the weakest evidence is the claim's.
+    threshold = claim["threshold"]
     least = replace(
         least,
         note=f"smallest of {len(ended)} of {len(found)} settings: {setting}",
-        p=max(ratio.p or 0.0 for ratio in ended.values()),
+        p=_weakest(ended.values()),
+        why=f"its interval lies below {threshold}, the reading of 'several' here" if least.high < threshold else "",
     )
-    if any(_open(results, name, ratio, 3) for name, ratio in found.items()):
-        return least, "inconclusive"
-    if all(e.low > claim["threshold"] for e in ended.values()):
-        return least, "reproduced"
+    waiting = [name for name, ratio in found.items() if _open(results, name, ratio, 3)]
+    if waiting:
+        open_ = f"open, {len(waiting)} of {len(found)} settings lack runs"
+        return replace(least, why="; ".join(filter(None, (open_, least.why)))), "inconclusive"
+    if all(e.low > threshold for e in ended.values()):
+        return replace(least, why=f"above {threshold} in all settings"), "reproduced"
     if all(e.low > 1 for e in ended.values()):
-        return least, "direction reproduced"
+        return replace(
+            least, why=least.why or f"above 1 in all settings, not above {threshold}"
+        ), "direction reproduced"
     return least, "contradicted" if any(e.high < 1 for e in ended.values()) else "inconclusive"
+
+
+def _weakest(parts: Iterable[Estimate]) -> float | None:
+    """Return the p-value of a claim that all ``parts`` must show: the largest, None where one has none."""
+    values = [part.p for part in parts]
+    return None if None in values else max(value for value in values if value is not None)
+
+
+def _waits(found: Estimate, wanted: int, what: str = "pairs of seeds") -> tuple[Estimate, str]:
+    """Return the verdict while fewer than ``wanted`` have ended: too early to judge."""
+    return replace(found, why=f"open, {found.n} of {wanted} {what}"), "inconclusive"
 
 
 def effect(claim: Claim, results: Results) -> Estimate | None:
@@ -152,9 +171,10 @@ def _ended(
     if found is None:
         return None, NOT_TESTED
     if claim["unit"] == "per cent" and scale not in claim["number_at"]:
-        return found, NOT_TESTED  # a level of another schedule is printed, and not judged
-    if found.n < min(arm.arm.seeds for arm in arms):
-        return found, "inconclusive"
+        return replace(found, why="the level of another schedule, not judged"), NOT_TESTED
+    wanted = min(arm.arm.seeds for arm in arms)
+    if found.n < wanted:
+        return _waits(found, wanted, "seeds" if len(arms) == 1 else "pairs of seeds")
     return found, verdict(claim, found, scale)
 
 
@@ -173,11 +193,10 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
     if not ended:
         return None, NOT_TESTED
     layer, least = max(ended.items(), key=lambda item: item[1].mean)
-    least = replace(
-        least, note=f"smallest of {len(ended)} of 3: {layer}", p=max(points.p or 0.0 for points in ended.values())
-    )
-    if len(ended) < 3 or any(points.n < results[layer].arm.seeds for layer, points in ended.items()):
-        return least, "inconclusive"
+    least = replace(least, note=f"smallest of {len(ended)} of 3: {layer}", p=_weakest(ended.values()))
+    waiting = [layer for layer in layers if layer not in ended or ended[layer].n < results[layer].arm.seeds]
+    if waiting:
+        return replace(least, why=f"open, {len(waiting)} of 3 layers lack runs"), "inconclusive"
     verdicts = {verdict(claim, points, scale) for points in ended.values()}
     return least, next(each for each in ("contradicted", "inconclusive", *VERDICTS[1::-1]) if each in verdicts)
 
@@ -186,9 +205,11 @@ def _five_networks(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     """Judge what averaging five networks gains, over disjoint sets of five."""
     base = results["base"]
     found = estimate([together - alone for together, alone in effects.ensembles(base, 5)], "points")
-    if found is not None and found.n < base.arm.seeds // 5:
-        return found, "inconclusive"
-    return (None, NOT_TESTED) if found is None else (found, verdict(claim, found, scale))
+    if found is None:
+        return None, NOT_TESTED
+    if found.n < base.arm.seeds // 5:
+        return _waits(found, base.arm.seeds // 5, "sets of five")
+    return found, verdict(claim, found, scale)
 
 
 def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
@@ -205,10 +226,11 @@ def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Esti
         high=100 * float(ci.high),
         values=tuple(100.0 * count for count in counts),
         unit="per cent",
-        p=float(test.pvalue),
+        note=f"{sum(counts)} of {len(counts)} networks",
+        p=float(test.pvalue) if len(counts) > 1 else None,
     )
     if found.n < results["base"].arm.seeds:
-        return found, "inconclusive"
+        return _waits(found, results["base"].arm.seeds, "networks")
     if all(counts) and found.low > 50:
         return found, "reproduced"
     if found.low > 100 * (1 - CONFIDENCE):
@@ -246,7 +268,41 @@ def judge(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, 
     if not results:  # the experiment has no arms at this scale
         return None, NOT_TESTED
     found, judged = JUDGES.get(claim["id"], _by_effect)(claim, results, scale)
-    return found, NOT_TESTED if scale == "smoke" else judged
+    if found is None:
+        return None, NOT_TESTED
+    if scale == "smoke":
+        return replace(found, why=""), NOT_TESTED
+    return (found if found.why else replace(found, why=_why(claim, found, judged, scale))), judged
+
+
+def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
+    """Return which part of the rule decided, as the book prints it beside the verdict."""
+    number_tested = scale in claim["number_at"]
+    if judged == NOT_TESTED or claim["id"] == "towers-specialise":
+        return ""
+    if judged == "inconclusive":
+        return (
+            "the interval reaches beyond the band" if claim["unit"] == "per cent" else "the interval holds no effect"
+        )
+    if judged == "contradicted":
+        return "" if number_tested else "in direction: the paper's own data are not tested at this scale"
+    if claim["paper"] is None:
+        return "the paper gives no size, and none is judged"
+    if not number_tested:
+        return "the paper's number is not tested at this scale"
+    if judged == "direction reproduced":
+        return (
+            "a lower bound"
+            if found.at_least
+            else f"the number is outside the interval and the mean outside {_band(claim)}"
+        )
+    holds = found.low <= claim["paper"] <= found.high
+    return "the interval holds the paper's number" if holds else f"the mean lies in {_band(claim)}"
+
+
+def _band(claim: Claim) -> str:
+    low, high = (f"{end:g}".replace("-", MINUS) for end in claim["band"])
+    return f"the band {low} to {high} around the paper's number"
 
 
 # --- Counts ---------------------------------------------------------------------------------------------------
@@ -277,9 +333,10 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
     """Return all claims with what the records of one scale say about them, a row each, in the paper's order.
 
     Columns: id, section, claim, paper, log, ours, interval (t), bootstrap, n, p (of no effect, adjusted), detectable
-    (the smallest effect that an inconclusive design could have seen), scale, verdict, cost (core or GPU hours of the
-    claim's experiment), runs (the files in ``data/runs`` that hold them), chapter; those from ``ours`` to
-    ``detectable`` are empty text where nothing is measured.
+    (the smallest effect that an inconclusive design could have seen), scale, verdict, why (which part of the rule
+    decided, or what is missing), measured (network, data and epochs), cost (core or GPU hours of the claim's
+    experiment), runs (the files in ``data/runs`` that hold them), chapter; those from ``ours`` to ``detectable`` are
+    empty text where nothing is measured.
 
     ``p`` is adjusted for the false discovery rate (Benjamini and Hochberg) over the family of all claims of the
     ledger that runs of this scale judge: of those below 0.05 at most 5 % are false, on average.
@@ -306,6 +363,7 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
         if claim["id"] in judged:
             runs_of = {run["experiment"] for arm in found[claim["experiment"]].values() for run in arm.all_runs}
             row |= _measured(*judged[claim["id"]]) | {
+                "measured": _setting(claim, found[claim["experiment"]]),
                 "cost": f"{hours[claim['experiment']]:.1f} h",
                 "runs": " ".join(sorted(runs_of)),
             }
@@ -318,7 +376,7 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
 def _measured(found: Estimate | None, judged: str) -> dict[str, str]:
     """Return the columns that runs fill."""
     if found is None:
-        return {"n": "0", "verdict": judged}
+        return {"n": "0", "verdict": judged, "why": "no runs yet"}
     return {
         "ours": show(found),
         "interval": show_interval(found),
@@ -326,7 +384,19 @@ def _measured(found: Estimate | None, judged: str) -> dict[str, str]:
         "n": str(found.n),
         "detectable": show_detectable(found) if judged == "inconclusive" and found.unit != "per cent" else "",
         "verdict": judged,
+        "why": found.why,
     }
+
+
+def _setting(claim: Claim, results: Results) -> str:
+    """Return what a claim's runs train: network, data, epochs."""
+    if not results:
+        return ""
+    of = claim.get("effect") or {}
+    names = [of[side] for side in ("with", "arm") if of.get(side) in results]
+    recipe = results[names[0] if names else next(iter(results))].arm.recipe
+    epochs = f"up to {recipe.epochs}" if recipe.target_error else f"{recipe.epochs}"
+    return f"{recipe.net}, {recipe.data}, {epochs} epochs"
 
 
 def _row(claim: Claim, scale: str) -> dict[str, Any]:
@@ -344,6 +414,8 @@ def _row(claim: Claim, scale: str) -> dict[str, Any]:
         "detectable": "",
         "scale": scale,
         "verdict": NOT_TESTED,
+        "why": "",
+        "measured": "",
         "cost": "",
         "runs": "",
         "chapter": claim["chapter"] or "",

@@ -29,9 +29,11 @@ class Estimate:
     bootstrap: tuple[float, float] = (-math.inf, math.inf)
     """The percentile bootstrap's interval, beside the t-interval ``low`` to ``high``."""
     p: float | None = None
-    """Two-sided p-value of no effect; None for a level, which has none."""
+    """Two-sided p-value of no effect; None for a level, which has none, and for a single seed, which gives none."""
     at_least: bool = False
     note: str = ""
+    why: str = ""
+    """What the verdict on it rests on, in words."""
 
     @property
     def n(self) -> int:
@@ -57,10 +59,10 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def p_value(values: Sequence[float]) -> float:
-    """Return the two-sided p-value of the paired t-test: that the mean is zero."""
+def p_value(values: Sequence[float]) -> float | None:
+    """Return the two-sided p-value of the paired t-test: that the mean is zero; None for a single value."""
     if len(values) < 2:
-        return 1.0
+        return None
     if np.ptp(values) == 0:  # the t statistic is then infinite, or 0 / 0
         return 0.0 if values[0] else 1.0
     return float(stats.ttest_1samp(values, 0.0).pvalue)
@@ -117,7 +119,7 @@ def show(found: Estimate) -> str:
     note = f" ({found.note})" if found.note else ""
     number = {
         "ratio": f"{found.mean:.2f} x",
-        "points": f"{found.mean:+.2f} points",
+        "points": f"{found.mean:+.2f} points".replace("+0.00", "0.00").replace("-0.00", "0.00"),
         "per cent": f"{found.mean:.2f} %",
     }[found.unit]
     return f"{'at least ' if found.at_least else ''}{number.replace('-', MINUS)}{note}"
@@ -140,9 +142,12 @@ def _ends(found: Estimate, ends: tuple[float, float]) -> str:
 
 
 def show_detectable(found: Estimate) -> str:
-    """Return the smallest effect that the design could have seen, as an inconclusive result prints it."""
+    """Return the smallest effect that the design could have seen, as an inconclusive result prints it.
+
+    Empty for a single pair, which shows no effect of any size.
+    """
     if found.n < 2:
-        return "one pair shows no effect of any size"
+        return ""
     size = detectable(found)
     number = f"a factor of {size:.2f}" if found.unit == "ratio" else f"{size:.2f} points"
     return f"smallest effect that {found.n} pairs of this spread show with a chance of {100 * POWER:.0f} %: {number}"

@@ -113,7 +113,7 @@ def rate_grids(results: Mapping[str, ArmResult], settings: Sequence[str], target
 
 
 def effects(estimates: Mapping[str, Estimate | None], paper: float | None, label: str) -> Figure:
-    """Draw effects with their intervals and every seed, a line each, beside the paper's number where it gives one.
+    """Draw effects with their intervals and every seed, a line each; ``paper``: the paper's number for the first.
 
     Ratios stand on a logarithmic axis from 1/3 to 30, which wider intervals run off; points on one around the seeds
     and the paper's number.
@@ -128,9 +128,10 @@ def effects(estimates: Mapping[str, Estimate | None], paper: float | None, label
             high = found.mean if found.at_least else found.high  # a lower bound has no upper end
             panel.plot([found.low, high], [height, height], color="black", linewidth=1.6)
     panel.axvline(1 if ratio else 0, color=GREY, linewidth=0.8)
-    if paper is not None:
-        panel.axvline(paper, color="black", linewidth=0.8, linestyle=":")
-        panel.annotate("the paper", (paper, len(drawn) - 0.4), ha="center", va="bottom", annotation_clip=False)
+    if paper is not None and drawn and drawn[-1][0] == next(iter(estimates)):
+        top = len(drawn) - 1
+        panel.plot([paper, paper], [top - 0.4, top + 0.4], color="black", linewidth=0.8, linestyle=":")
+        panel.annotate("the paper", (paper, top + 0.6), ha="center", va="bottom", annotation_clip=False)
     panel.set_yticks(range(len(drawn)), [name for name, _ in drawn])
     if ratio:
         panel.set_xscale("log")

@@ -80,7 +80,9 @@ def levels(results: Results, metrics: Mapping[str, str]) -> HTML:
 
 
 def _level(found: Estimate | None) -> str:
-    return DASH if found is None else f"{show(found)} ({show_interval(found)})"
+    if found is None:
+        return DASH
+    return show(found) if found.n < 2 else f"{show(found)} ({show_interval(found)})"
 
 
 def effects(found: Mapping[str, tuple[str, Estimate | None]]) -> HTML:
@@ -103,11 +105,10 @@ def effects(found: Mapping[str, tuple[str, Estimate | None]]) -> HTML:
 def takeaway(words: str, claim: Claim, found: Estimate | None, judged: str) -> str:
     """Return a line that opens a chapter: our number with its interval beside the paper's, and the verdict."""
     if found is None:
-        return f"- {words}: no runs to compare yet. The paper says {claim['paper_text']}."
-    return (
-        f"- {words}: **{show(found)}** (95 % interval {show_interval(found)}, n = {found.n}). "
-        f"The paper says {claim['paper_text']}. Verdict: **{judged}**."
-    )
+        return f"- {words}: no runs to compare yet. Paper: {claim['paper_text']}."
+    why = f" ({found.why})" if found.why else ""
+    ends = f"95 % interval {show_interval(found)}, n = {found.n}" if found.n > 1 else "n = 1, no interval"
+    return f"- {words}: **{show(found)}** ({ends}). Paper: {claim['paper_text']}. Verdict: **{judged}**{why}."
 
 
 def progress(results: Results, scale: str) -> str:
@@ -119,10 +120,12 @@ def progress(results: Results, scale: str) -> str:
 def verdict(claim: Claim, found: Estimate | None, judged: str) -> Markdown:
     """Return a claim, its rule, and what the rule gives; beside an inconclusive result, what it could have missed."""
     ours = f": {show(found)}, interval {show_interval(found)}, n = {found.n}" if found else ""
-    missed = f" ({show_detectable(found)})" if found and judged == "inconclusive" and found.unit != "per cent" else ""
-    return Markdown(  # type: ignore[no-untyped-call]
-        f"{' '.join(claim['statement'].split())}\n\n> {' '.join(claim['rule'].split())}\n\n**{judged}**{ours}{missed}"
-    )
+    why = [found.why] if found else []
+    if found and judged == "inconclusive" and found.unit != "per cent":
+        why.append(show_detectable(found))
+    because = "".join(f". {each[0].upper()}{each[1:]}" for each in why if each)
+    statement, rule = (" ".join(claim[part].split()) for part in ("statement", "rule"))
+    return Markdown(f"{statement}\n\n> {rule}\n\n**{judged}**{ours}{because}")  # type: ignore[no-untyped-call]
 
 
 def runs(results: Results) -> HTML:

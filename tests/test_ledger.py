@@ -141,7 +141,7 @@ def check_effect(ledger: pd.DataFrame, lines: list[dict[str, Any]], claim: dict[
     mean, low, high = mean_and_interval(values)
     digits, unit = found["ours"].split(" ", 1)
     assert unit == ("%" if claim["unit"] == "per cent" else "points")
-    assert (digits[0] in "+−") == (unit == "points")
+    assert (digits[0] in "+−") == (unit == "points" and digits != "0.00")
     assert number(digits) == pytest.approx(mean, abs=0.00501)
     if n == 1:
         assert found["interval"] == "-"

@@ -189,11 +189,13 @@ def test_intervals_are_drawn_where_there_are_at_least_two_seeds() -> None:
     assert [[x for x, _ in points(line)] for line in drawn(panel, linewidth=1.6)] == [[2.0, 3.0], [4.5, 6.7]]
 
 
-def test_the_paper_s_number_is_a_dotted_line() -> None:
+def test_the_paper_s_number_is_a_dotted_line_beside_the_first_effect_alone() -> None:
     paper = next(claim["paper"] for claim in claims.load() if claim["id"] == "relu-six-times-faster")
     (panel,) = plots.effects(ESTIMATES, paper, "tanh / ReLU").axes
     (line,) = drawn(panel, linestyle=":")
-    assert [x for x, _ in points(line)] == [6.0, 6.0]
+    assert points(line) == [(6.0, 1.6), (6.0, 2.4)]
+    (panel,) = plots.effects({"2012": None, "modern": ESTIMATES["modern"]}, paper, "tanh / ReLU").axes
+    assert (drawn(panel, linestyle=":"), words(panel)) == ([], "")
 
 
 def test_settings_are_named_from_the_top_without_those_that_have_no_runs() -> None:

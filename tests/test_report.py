@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -136,7 +137,7 @@ def test_levels_are_means_with_intervals_and_a_dash_where_an_arm_has_no_run(tmp_
 
 def test_the_level_of_a_single_run_has_no_interval(tmp_path: Path) -> None:
     base, _ = rows(report.levels(results_of(tmp_path, "dropout", *ended("dropout", "base", [20.0])), TITLES))
-    assert (base["n"], base["one view"]) == ("1", "20.00 % (-)")
+    assert (base["n"], base["one view"]) == ("1", "20.00 %")
 
 
 def test_effects_stand_beside_the_paper_s_numbers_with_both_intervals() -> None:
@@ -165,13 +166,21 @@ def test_effects_stand_beside_the_paper_s_numbers_with_both_intervals() -> None:
 def test_a_takeaway_holds_our_number_the_paper_s_and_the_verdict() -> None:
     assert report.takeaway("With norms", CLAIM, made([-1.0, -2.0]), "inconclusive") == (
         "- With norms: **−1.50 points** (95 % interval −7.85 to +4.85, n = 2). "
-        "The paper says -1.4 / -1.2 points. Verdict: **inconclusive**."
+        "Paper: -1.4 / -1.2 points. Verdict: **inconclusive**."
+    )
+
+
+def test_a_takeaway_says_why_and_that_a_single_run_has_no_interval() -> None:
+    found = replace(made([-1.0]), why="open, 1 of 5 pairs of seeds")
+    assert report.takeaway("With norms", CLAIM, found, "inconclusive") == (
+        "- With norms: **−1.00 points** (n = 1, no interval). Paper: -1.4 / -1.2 points. "
+        "Verdict: **inconclusive** (open, 1 of 5 pairs of seeds)."
     )
 
 
 def test_a_takeaway_without_runs_says_so_and_has_no_verdict() -> None:
     line = report.takeaway("With norms", CLAIM, None, claims.NOT_TESTED)
-    assert line == "- With norms: no runs to compare yet. The paper says -1.4 / -1.2 points."
+    assert line == "- With norms: no runs to compare yet. Paper: -1.4 / -1.2 points."
 
 
 def test_progress_counts_the_runs_that_the_scale_asks_for(tmp_path: Path) -> None:
@@ -195,8 +204,8 @@ def test_a_verdict_stands_below_the_claim_and_its_rule() -> None:
 def test_beside_an_inconclusive_effect_stands_what_it_could_have_missed() -> None:
     last = verdict(made([-1.0, 2.0]), "inconclusive")[-1]
     assert re.fullmatch(
-        r"\*\*inconclusive\*\*: \+0\.50 points, interval −18\.56 to \+19\.56, n = 2 "
-        r"\(smallest effect that 2 pairs of this spread show with a chance of 80 %: [\d.]+ points\)",
+        r"\*\*inconclusive\*\*: \+0\.50 points, interval −18\.56 to \+19\.56, n = 2\. "
+        r"Smallest effect that 2 pairs of this spread show with a chance of 80 %: [\d.]+ points",
         last,
     )
 
@@ -208,7 +217,7 @@ def test_beside_an_inconclusive_effect_stands_what_it_could_have_missed() -> Non
 def test_nothing_missed_stands_beside_other_verdicts_levels_and_claims_without_runs(
     found: Estimate | None, judged: str
 ) -> None:
-    assert "smallest effect" not in verdict(found, judged)[-1]
+    assert "mallest effect" not in verdict(found, judged)[-1]
 
 
 def test_the_verdict_without_runs_is_its_words_alone() -> None:
