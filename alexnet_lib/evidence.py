@@ -82,15 +82,15 @@ def abandon(history: Sequence[dict[str, Any]], rivals: Iterable[Record]) -> str 
     """Return why a run of the rate search can't win any more, or None.
 
     It ends when a finished rival with another rate needed no more epochs than it has had already, when (from the
-    eighth epoch on) it is behind where the fastest rival stood after half as many, or when after 20 epochs it
-    still guesses: more than 85 % errors.
+    eighth epoch on) it is behind where the best rival, at the target or at its cap, stood after half as many, or when
+    after 20 epochs it still guesses: more than 85 % errors.
     """
     done = len(history)
     if done == 0:
         return None
     if done >= 20 and history[-1]["train_error"] > 0.85:
         return "abandoned: still above 85 % training error after 20 epochs"
-    finished = [record for record in rivals if math.isfinite(_merit(record)[0])]
+    finished = [record for record in rivals if math.isfinite(_merit(record)[0]) or _capped(record)]
     if not finished:
         return None
     rival = min(finished, key=_merit)
@@ -100,6 +100,13 @@ def abandon(history: Sequence[dict[str, Any]], rivals: Iterable[Record]) -> str 
     if done >= 8 and history[-1]["train_error"] > rival["history"][done // 2 - 1]["train_error"]:
         return f"abandoned: after {done} epochs behind {name} after {done // 2}"
     return None
+
+
+def _capped(record: Record) -> bool:
+    """Return whether a run had all its epochs and did not reach the target that it had."""
+    recipe = record["recipe"]
+    ended = record["outcome"] == "completed" and recipe["target_error"] is not None
+    return ended and len(record["history"]) >= recipe["epochs"]
 
 
 @dataclass(frozen=True)

@@ -199,8 +199,20 @@ def test_only_a_finished_rival_ends_a_run(outcome: str) -> None:
     assert abandon(history([0.9] * 8), [record(RELU, falling(2), outcome=outcome)]) is None
 
 
-def test_a_rival_that_missed_the_target_ends_no_run() -> None:
+def test_a_rival_that_has_not_had_all_its_epochs_ends_no_run() -> None:
     assert abandon(history([0.9] * 8), [record(RELU, [0.3, 0.26])]) is None
+
+
+def test_a_rival_that_missed_the_target_at_its_cap_ends_a_run_that_is_far_behind() -> None:
+    rival = record(RELU, [0.7] * (RELU.recipe.epochs - 1) + [0.5], rate=0.02)
+    assert abandon(history([0.71] * 8), [rival]) == "abandoned: after 8 epochs behind rate 0.02 after 4"
+    assert abandon(history([0.69] * (RELU.recipe.epochs - 1)), [rival]) is None
+
+
+def test_of_two_rivals_the_one_that_reached_the_target_is_the_better() -> None:
+    capped = record(RELU, [0.3] * RELU.recipe.epochs, rate=0.04)
+    reached = record(RELU, [0.9, 0.8, 0.7, 0.6, *falling(16)], rate=0.02)
+    assert abandon(history([0.55] * 8), [capped, reached]) is None
 
 
 def test_the_fastest_rival_counts() -> None:
