@@ -204,13 +204,13 @@ def test_a_rival_that_has_not_had_all_its_epochs_ends_no_run() -> None:
 
 
 def test_a_rival_that_missed_the_target_at_its_cap_ends_a_run_that_is_far_behind() -> None:
-    rival = record(RELU, [0.7] * (RELU.recipe.epochs - 1) + [0.5], rate=0.02)
+    rival = record(RELU, [0.7] * 9 + [0.5], rate=0.02, epochs=10)
     assert abandon(history([0.71] * 8), [rival]) == "abandoned: after 8 epochs behind rate 0.02 after 4"
-    assert abandon(history([0.69] * (RELU.recipe.epochs - 1)), [rival]) is None
+    assert abandon(history([0.69] * 9), [rival]) is None
 
 
 def test_of_two_rivals_the_one_that_reached_the_target_is_the_better() -> None:
-    capped = record(RELU, [0.3] * RELU.recipe.epochs, rate=0.04)
+    capped = record(RELU, [0.3] * 10, rate=0.04, epochs=10)
     reached = record(RELU, [0.9, 0.8, 0.7, 0.6, *falling(16)], rate=0.02)
     assert abandon(history([0.55] * 8), [capped, reached]) is None
 
