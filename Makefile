@@ -18,10 +18,10 @@ export OMP_NUM_THREADS
 help:
 	@echo "target                 cost             what it does"
 	@echo "make book              2 min            build the book from the published records, print its front page"
-	@echo "make book SCALE=smoke  6 min            the same after training every experiment on made-up images"
+	@echo "make book SCALE=smoke  6 min            the same after training every experiment on generated images"
 	@echo "                                        (SCALE=laptop: real data, hours on 2 cores; SCALE=gpu: one GPU)"
 	@echo "make test              12 min           lint, tests, published numbers, smoke training, pages of the book"
-	@echo "make smoke             4 min            only the smoke training: each notebook once on made-up images"
+	@echo "make smoke             4 min            only the smoke training: each notebook once on generated images"
 	@echo "make lint              1 min            ruff and mypy; seconds when nothing changed"
 	@echo "make setup             2 min            install: 3.2 GB of downloads, 6.2 GB on disk; the others call it"
 	@echo "                                        when it is due (their first call takes that much longer)"

@@ -149,7 +149,7 @@ def announcement(scale: str, runs: list[dict[str, Any]], *, own: bool) -> str:
         return f"Published runs, scale <b>{scale}</b>."
     dates = sorted(run["provenance"]["ended"][:10] for run in runs)
     when = f", {dates[-1]}" if dates else ""
-    caveat = " (made-up images: it shows that everything runs and tests no claim)" if scale == "smoke" else ""
+    caveat = " (generated images: it shows that everything runs and tests no claim)" if scale == "smoke" else ""
     return f"Your own runs, scale <b>{scale}</b>{when}{caveat}."
 
 

@@ -401,7 +401,7 @@ def test_claims_prints_an_effect_with_its_interval(tell: Tell, tmp_path: Path) -
     runs = [*ended("lrn", "base", [20.0, 20.5]), *ended("lrn", "no-lrn", [21.0, 21.7])]
     write(tmp_path / "runs", runs)
     (line,) = [line for line in tell("claims").out.splitlines() if "lrn-imagenet" in line]
-    assert re.search(r"paper -1\.4 / -1\.2 points +−1\.10 points \[−2\.37 to \+0\.17\] n=2 +inconclusive$", line)
+    assert re.search(r"paper −1\.4 / −1\.2 points +−1\.10 points \[−2\.37 to \+0\.17\] n=2 +inconclusive$", line)
 
 
 @pytest.mark.parametrize("scale", experiments.SCALES)
