@@ -71,7 +71,7 @@ def verdict(claim: Claim, found: Estimate, scale: str) -> str:
         return "contradicted"
     if claim["paper"] is None:  # the direction is all that the paper claims
         return "reproduced" if scale in claim["number_at"] and not found.at_least else "direction reproduced"
-    holds = found.low <= claim["paper"] <= found.high
+    holds = found.low <= claim["paper"] <= found.high and not claim.get("mean_decides")
     inside = claim["band"] is not None and claim["band"][0] <= found.mean <= claim["band"][1]
     if scale in claim["number_at"] and (holds or inside) and not found.at_least:
         return "reproduced"
@@ -81,6 +81,8 @@ def verdict(claim: Claim, found: Estimate, scale: str) -> str:
 def _level(claim: Claim, found: Estimate) -> str:
     """Return the verdict on an error rate itself; lower than claimed is the paper's direction."""
     low, high = claim["band"]
+    if math.isinf(found.low):  # a single run
+        return "inconclusive"
     if found.low <= claim["paper"] <= found.high or low <= found.mean <= high:
         return "reproduced"
     if found.high < low:
@@ -104,7 +106,10 @@ def _six_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate | N
     if found is None:
         return None, NOT_TESTED
     if _open(results, "2012", found, 5):
-        return _waits(found, max(5, results["relu-2012"].arm.seeds))
+        if results["relu-2012"].capped():
+            return replace(found, why="a ReLU run stopped at its cap: the ratio is no bound"), "inconclusive"
+        arms = [results["relu-2012"], results["tanh-2012"]]
+        return _waits(found, max(5, results["relu-2012"].arm.seeds), arms)
     return found, verdict(claim, found, scale)
 
 
@@ -141,9 +146,13 @@ def _weakest(parts: Iterable[Estimate]) -> float | None:
     return None if None in values else max(value for value in values if value is not None)
 
 
-def _waits(found: Estimate, wanted: int, what: str = "pairs of seeds") -> tuple[Estimate, str]:
-    """Return the verdict while fewer than ``wanted`` have ended: too early to judge."""
-    return replace(found, why=f"open, {found.n} of {wanted} {what}"), "inconclusive"
+def _waits(
+    found: Estimate, wanted: int, arms: Sequence[ArmResult], what: str = "pairs of seeds"
+) -> tuple[Estimate, str]:
+    """Return the verdict while fewer than ``wanted`` have a number, and whether runs of ``arms`` are to come."""
+    if any(len(arm.runs) < arm.arm.seeds for arm in arms):
+        return replace(found, why=f"open, {found.n} of {wanted} {what}"), "inconclusive"
+    return replace(found, why=f"all runs have ended, {found.n} of {wanted} {what} with a number"), "inconclusive"
 
 
 def effect(claim: Claim, results: Results) -> Estimate | None:
@@ -174,7 +183,7 @@ def _ended(
         return replace(found, why="the level of another schedule, not judged"), NOT_TESTED
     wanted = min(arm.arm.seeds for arm in arms)
     if found.n < wanted:
-        return _waits(found, wanted, "seeds" if len(arms) == 1 else "pairs of seeds")
+        return _waits(found, wanted, arms, "seeds" if len(arms) == 1 else "pairs of seeds")
     return found, verdict(claim, found, scale)
 
 
@@ -208,7 +217,7 @@ def _five_networks(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     if found is None:
         return None, NOT_TESTED
     if found.n < base.arm.seeds // 5:
-        return _waits(found, base.arm.seeds // 5, "sets of five")
+        return _waits(found, base.arm.seeds // 5, [base], "sets of five")
     return found, verdict(claim, found, scale)
 
 
@@ -230,7 +239,7 @@ def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Esti
         p=float(test.pvalue) if len(counts) > 1 else None,
     )
     if found.n < results["base"].arm.seeds:
-        return _waits(found, results["base"].arm.seeds, "networks")
+        return _waits(found, results["base"].arm.seeds, [results["base"]], "networks")
     if all(counts) and found.low > 50:
         return found, "reproduced"
     if found.low > 100 * (1 - CONFIDENCE):
@@ -281,9 +290,9 @@ def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
     if judged == NOT_TESTED or claim["id"] == "towers-specialise":
         return ""
     if judged == "inconclusive":
-        return (
-            "the interval reaches beyond the band" if claim["unit"] == "per cent" else "the interval holds no effect"
-        )
+        if claim["unit"] == "per cent":
+            return "the interval reaches beyond the band"
+        return f"the interval includes {1 if claim['unit'] == 'ratio' else 'zero'}"
     if judged == "contradicted":
         return "" if number_tested else "in direction: the paper's own data are not tested at this scale"
     if claim["paper"] is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -79,15 +80,21 @@ that are of a test image's class, in the last hidden layer minus in pixels."""
 
 
 def by_seed(arm: ArmResult, metric: str) -> dict[int, float]:
-    """Return a metric in per cent for every run of an arm that has ended well, by seed.
+    """Return a metric in per cent for every run of an arm that has ended well, by seed; without those that lack it.
+
+    A network that is trained on whole images, for one, is scored on no views.
 
     Raises:
         StudyError: no such metric.
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
-    ended = {seed: run for seed, run in arm.runs.items() if run["outcome"] == "completed"}
-    return {seed: 100 * METRICS[metric](run) for seed, run in ended.items()}
+    found = {}
+    for seed, run in arm.runs.items():
+        if run["outcome"] == "completed":
+            with contextlib.suppress(KeyError):
+                found[seed] = 100 * METRICS[metric](run)
+    return found
 
 
 def level(arm: ArmResult, metric: str = "test_error") -> Estimate | None:

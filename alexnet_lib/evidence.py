@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alexnet_lib import records
 from alexnet_lib.experiments import Arm, arms
-from alexnet_lib.recipes import Recipe
+from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
 
 GRID_STEP = 2.0
@@ -180,6 +180,9 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
     """Return what the records hold for every arm of an experiment at a scale, by the arm's name.
 
     A run counts for every arm that asks for its recipe, whichever experiment trained it.
+
+    Raises:
+        StudyError: runs that would be compared saw different images under one data set's name.
     """
     recorded: dict[str, Record] = {}
     for record in records.read(folder, scale=scale):
@@ -199,7 +202,22 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
             searching=bool(missing),
             folder=folder,
         )
+    _check_images([run for result in outcome.values() for run in result.all_runs])
     return outcome
+
+
+def _check_images(compared: Iterable[Record]) -> None:
+    """Refuse runs whose data set has one name and two contents."""
+    first: dict[str, Record] = {}
+    for run in compared:
+        name, digest = run["data"]["name"], run["data"]["digest"]
+        other = first.setdefault(name, run)
+        if other["data"]["digest"] != digest:
+            raise StudyError(
+                f"data set {name!r}: runs {other['id']} and {run['id']} saw different images under this name "
+                "(the digests in their records differ) and can't be compared: remove the records of one kind, or "
+                "give the other images a name of their own"
+            )
 
 
 def rivals(recipe: Recipe, recorded: Iterable[Record]) -> list[Record]:

@@ -72,7 +72,7 @@ def levels(results: Results, metrics: Mapping[str, str]) -> HTML:
     """Return every arm's mean with its 95 % interval over seeds; ``metrics``: of ``effects.METRICS`` -> title."""
     return table(
         [
-            {"arm": name, "n": len(result.runs)}
+            {"arm": name, "n": sum(run["outcome"] == "completed" for run in result.runs.values())}
             | {title: _level(level(result, metric)) for metric, title in metrics.items()}
             for name, result in results.items()
         ]

@@ -56,7 +56,8 @@ def compare(record: Record, result: Result, seeds: Sequence[Record]) -> tuple[bo
     again = [_numbers(asdict(epoch)) for epoch in result.history]
     if not other:
         before = [_numbers(epoch) for epoch in record["history"]]
-        same = again == before and result.scores == record["scores"] and result.outcome == record["outcome"]
+        scores = {name: record["scores"].get(name) for name in result.scores}  # nearest images are scored elsewhere
+        same = again == before and result.scores == scores and result.outcome == record["outcome"]
         lines = ["same kind of machine and same torch: every epoch and score must be equal bit for bit"]
         for old, new in zip(before, again, strict=False):
             if old != new:
@@ -96,9 +97,12 @@ def _end(recipe: Mapping[str, Any], history: Sequence[dict[str, Any]]) -> float:
 
 
 def siblings(record: Record, all_records: Sequence[Record]) -> list[Record]:
-    """Return the records that differ from ``record`` in nothing but their seed, itself included."""
+    """Return the records that differ from ``record`` in nothing but their seed, itself included.
+
+    Older records lack the fields that recipes have got since: they count with their defaults.
+    """
 
     def key(run: Record) -> dict[str, object]:
-        return {**run["recipe"], "seed": None}
+        return {**Recipe.parse(run["recipe"]).resolved(), "seed": None}
 
     return [run for run in all_records if key(run) == key(record) and run["outcome"] == "completed"]

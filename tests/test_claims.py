@@ -63,7 +63,7 @@ def test_the_ledger_lists_the_paper_s_claims() -> None:
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["id"])
 def test_a_claim_has_the_keys_that_the_head_of_the_file_explains(claim: Claim) -> None:
     allowed = KEYS | ({"threshold"} if claim["id"] == "relu-several-times-faster" else set())
-    assert KEYS <= claim.keys() <= allowed | {"planned", "effect"}
+    assert KEYS <= claim.keys() <= allowed | {"planned", "effect", "mean_decides"}
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["id"])
@@ -851,3 +851,53 @@ def test_one_pair_of_the_network_s_own_ablations_answers_its_rows_of_the_ledger_
     answered = {name: (found.mean, verdict) for name, (found, verdict) in judged.items() if found}
     assert answered.keys() == {"lrn-imagenet", "ten-views"}
     assert answered["lrn-imagenet"] == (pytest.approx(-1.0), "direction reproduced")
+
+
+# --- why: what a verdict rests on ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("differences", "scale", "why"),
+    [
+        (about(-1.4, 5), "imagenet", "the interval holds the paper's number"),
+        (about(-1.1, 5, 0.001), "imagenet", "the mean lies in the band −2 to −0.8 around the paper's number"),
+        (about(-4.0, 5), "laptop", "the paper's number is not tested at this scale"),
+        (about(4.0, 5), "laptop", "in direction: the paper's own data are not tested at this scale"),
+        (about(0.0, 5), "laptop", "the interval includes zero"),
+    ],
+)
+def test_a_verdict_says_which_part_of_the_rule_decided(
+    tmp_path: Path, differences: list[float], scale: str, why: str
+) -> None:
+    runs = pairs("lrn", "base", "no-lrn", differences)
+    found, _ = judge(BY_ID["lrn-imagenet"], results_of(tmp_path, "lrn", *runs), scale)
+    assert found
+    assert found.why == why
+
+
+def test_a_verdict_that_waits_says_for_what(tmp_path: Path) -> None:
+    runs = pairs("lrn", "base", "no-lrn", about(-4.0, 2))
+    found, judged = judge(BY_ID["lrn-imagenet"], results_of(tmp_path, "lrn", *runs), "laptop")
+    assert found
+    assert (judged, found.why) == ("inconclusive", "open, 2 of 5 pairs of seeds")
+
+
+def test_a_verdict_without_runs_to_wait_for_says_that_some_gave_no_number(tmp_path: Path) -> None:
+    runs = figure1({"relu-2012": [4.0] * 4 + [81.0], "tanh-2012": [24.0] * 5})
+    found, judged = judge(
+        BY_ID["relu-six-times-faster"], evidence.results("relu_vs_tanh", "laptop", write(tmp_path, runs)), "laptop"
+    )
+    assert found
+    assert (judged, found.why) == ("inconclusive", "a ReLU run stopped at its cap: the ratio is no bound")
+
+
+def test_an_interval_that_holds_the_number_is_not_enough_where_the_mean_decides() -> None:
+    claim, scale = BY_ID["pca-colour-noise"], "imagenet"
+    wide = Estimate(-0.6, -1.1, -0.1, (-0.6,) * 3, "points")
+    assert claims.verdict(claim, wide, scale) == "direction reproduced"
+    assert claims.verdict(claim, replace(wide, mean=-1.05, low=-1.3, high=-0.8), scale) == "reproduced"
+
+
+def test_a_single_run_has_no_level_to_judge() -> None:
+    one = Estimate(11.0, -math.inf, math.inf, (11.0,), "per cent")
+    assert claims.verdict(BY_ID["cifar10-11-per-cent"], one, "gpu") == "inconclusive"

@@ -352,3 +352,9 @@ def test_the_runs_of_an_arm_are_found_whichever_experiment_trained_them(
     made = keep({**run(), "experiment": "another"}, member({0: 0.6}), tmp_path)
     base = evidence.results("tiny", "smoke", write(tmp_path, [made]))["base"]
     assert effects.ensembles(base, 1) == [pytest.approx((100 / 6, 100 / 6))]
+
+
+def test_a_run_that_was_scored_on_no_views_has_none_of_their_metrics() -> None:
+    whole = run(0)
+    del whole["scores"]["test_error_10views"]
+    assert by_seed(arm(whole, run(1)), "test_error_10views").keys() == {1}

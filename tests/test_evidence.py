@@ -10,6 +10,7 @@ from studies import GRID, RELU, TANH, TINY, add_experiment, falling, figure1, hi
 
 from alexnet_lib import evidence
 from alexnet_lib.evidence import abandon, crossing, results, search
+from alexnet_lib.recipes import StudyError
 from alexnet_lib.records import Record
 
 
@@ -329,3 +330,13 @@ def test_an_arm_without_a_search_has_no_grid(monkeypatch: pytest.MonkeyPatch, tm
     write(tmp_path, runs_of((RELU, GRID)))
     arm = results("tiny", "smoke", tmp_path)["relu-tiny"]
     assert (arm.rate, arm.grid, list(arm.runs)) == (TINY.rate, [], [0])
+
+
+# --- one name, two contents ---------------------------------------------------------------------------------
+
+
+def test_runs_on_different_images_of_one_name_are_not_compared(tmp_path: Path) -> None:
+    runs = figure1({"relu-2012": [4.0, 4.1], "tanh-2012": [24.0, 25.0]})
+    runs[-1]["data"] = runs[-1]["data"] | {"digest": "f" * 64}
+    with pytest.raises(StudyError, match=f"and {runs[-1]['id']} saw different images under this name"):
+        results("relu_vs_tanh", "laptop", write(tmp_path, runs))

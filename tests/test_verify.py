@@ -208,3 +208,9 @@ def test_siblings_differ_in_their_seed_alone(run: Record) -> None:
 @pytest.mark.parametrize("outcome", ["abandoned: no", "diverged: no"])
 def test_a_run_that_did_not_end_well_is_no_sibling(run: Record, outcome: str) -> None:
     assert verify.siblings(run, [run, {**run, "outcome": outcome}]) == [run]
+
+
+def test_siblings_with_older_records_that_lack_newer_fields(run: Record) -> None:
+    older = {name: value for name, value in run["recipe"].items() if name != "warmup"}
+    sibling = {**run, "recipe": {**older, "seed": 1}}
+    assert verify.siblings(run, [run, sibling]) == [run, sibling]
