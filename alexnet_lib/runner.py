@@ -12,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -363,10 +364,20 @@ def _done(task: Task, session: Session) -> bool:
 
 
 def run_here(experiments: Sequence[str], scale: str, session: Session, jobs: int | None = None) -> Iterator[Record]:
-    """Do `run` in ``jobs`` processes of this machine: by default as many as suit its device."""
+    """Do `run` in ``jobs`` processes of this machine: by default as many as suit its device.
+
+    Raises:
+        StudyError: as `run`, or a process was killed.
+    """
     places = jobs or places_for(session.device)
-    with workers(session.device, places) as executor:
-        yield from run(experiments, scale, session, executor, places)
+    try:
+        with workers(session.device, places) as executor:
+            yield from run(experiments, scale, session, executor, places)
+    except BrokenProcessPool as error:
+        raise StudyError(
+            "a process that trained was killed, for want of memory perhaps: finished runs are recorded, and the same "
+            f"command with fewer runs side by side (--jobs, now {places}) goes on from the others' checkpoints"
+        ) from error
 
 
 def device_for(scale: str, *, elsewhere: bool = False) -> str:

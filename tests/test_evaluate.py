@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from alexnet_lib.data import Dataset, Split, digest
 from alexnet_lib.evaluate import (
-    chunk_size,
     Inputs,
+    chunk_size,
     error_rate,
     features,
     nearest,

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -345,6 +346,17 @@ def test_a_run_that_another_process_recorded_meanwhile_is_not_done_again(
     monkeypatch.setattr(runner, "train", pretend(errors))
     assert len(do(quiet)) == len(trained) == 9
     assert TINY.id not in trained
+
+
+def test_a_worker_that_is_killed_ends_the_session_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    def killed(*_: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(runner, "run", killed)
+    with pytest.raises(StudyError, match=r"was killed, .* fewer runs side by side \(--jobs, now 3\)"):
+        list(runner.run_here(["tiny"], "smoke", quiet, 3))
 
 
 def test_a_run_that_fails_ends_the_session_but_no_run_in_flight(
