@@ -34,8 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("interrupted: finished runs are recorded, the others go on from their checkpoints", file=sys.stderr)
+        print(f"interrupted: {_left(options)}", file=sys.stderr)
         return 130
+
+
+def _left(options: argparse.Namespace) -> str:
+    """Say what an interrupted command leaves behind."""
+    if options.command in (_run, _notebook):
+        return "finished runs are recorded, the others go on from their checkpoints"
+    if options.command is _train and options.checkpoint:
+        return f"the same command goes on from {options.checkpoint}, if an epoch had ended"
+    if options.command is _data and options.sets[:1] == ["prepare"]:
+        return "the same command goes on after the last shard that was written"
+    return "nothing is kept of what was under way: the same command begins anew"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,7 +133,7 @@ def _train(options: argparse.Namespace) -> None:
     if not told:
         return
     print(f"{result.outcome}; " + ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items()))
-    if isinstance(dataset.train.images, store.Jpegs):
+    if isinstance(dataset.train.images, store.Jpegs) and result.cost["train_seconds"]:  # none without a whole epoch
         share = result.cost["wait_seconds"] / result.cost["train_seconds"]
         print(f"{100 * share:.1f} % of the training's time went by in waiting for images from disk")
     if options.out:
@@ -387,7 +398,12 @@ def _claims(options: argparse.Namespace) -> None:
 
     table = claims.ledger(options.scale)
     if options.csv:
-        table.to_csv(options.csv, index=False)
+        try:
+            table.to_csv(options.csv, index=False)
+        except OSError as error:
+            raise StudyError(
+                f"--csv {options.csv} was not written ({error}): name a file in a folder there is"
+            ) from None
         print(f"{len(table)} claims: {options.csv}")
         return
     for row in table.to_dict("records"):
@@ -413,6 +429,8 @@ def _declare_bench(part: argparse.ArgumentParser) -> None:
 def _bench(options: argparse.Namespace) -> None:
     from alexnet_lib import bench, bench_input, runner
 
+    if options.rounds < 1:
+        raise StudyError(f"--rounds {options.rounds}: take 1 or more")
     # A process like those that train: both loops get the same settings of the memory allocator.
     with runner.workers(_device(options), 1) as executor:
         if options.input:

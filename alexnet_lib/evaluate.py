@@ -52,6 +52,15 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
+def chunk_size(images: Tensor | Jpegs) -> int:
+    """Return how many of the images are looked at together: as many as 2**27 values hold, and 2500 at most.
+
+    As float32 with a network's first answers 2500 images of AlexNet's size would take 15 to 20 GB. Those of 64 pixels
+    and less are always as many: numbers on record depend on it in their last bits.
+    """
+    return min(250 if images.device.type == "cpu" else 2500, max(1, 2**27 // (3 * images.shape[1] ** 2)))
+
+
 @torch.inference_mode()
 def view_probabilities(
     model: nn.Module,
@@ -68,7 +77,7 @@ def view_probabilities(
     training = model.training
     model.eval()
     parts = []
-    for chunk in images.split(250 if images.device.type == "cpu" else 2500):
+    for chunk in images.split(chunk_size(images)):
         with autocast(precision, images.device):
             outputs = [model(inputs(view)).float().softmax(1) for view in views(chunk, inputs.size, which)]
         parts.append(torch.stack(outputs))

@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from alexnet_lib import images, store
+from alexnet_lib import images, locks, store
 from alexnet_lib.data import LOADERS, Moments
 from alexnet_lib.images import SIZE, Report
 from alexnet_lib.recipes import StudyError
@@ -68,7 +68,8 @@ def prepare(source: Path, folder: Path) -> None:
 
     Raises:
         StudyError: a source that is missing, damaged or of none of these forms; classes that differ between the
-            splits, or have no readable image; labels out of range; a name that is taken; a full disk.
+            splits, or have no readable image; labels out of range; a name that is taken; a full disk; another
+            process that prepares the set, or unpacks its source.
     """
     if folder.name in LOADERS or not re.fullmatch(r"\w[\w-]*", folder.name):
         raise StudyError(f"prepared set {folder.name!r}: take another name, of letters, digits, - and _")
@@ -80,6 +81,24 @@ def prepare(source: Path, folder: Path) -> None:
         classes, parts = _source(source, ignored)
     except (OSError, RuntimeError, tarfile.TarError) as error:
         raise StudyError(f"source {source}: {error}") from None
+    with _held(folder.with_suffix(".lock"), f"{folder} is being prepared"):
+        if not folder.exists():  # else another process has made it meanwhile
+            _prepare(source, folder, classes, parts, ignored)
+
+
+@contextlib.contextmanager
+def _held(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock file: two processes that write the same files would cut short each other's."""
+    with locks.alone(path) as free:
+        if not free:
+            raise StudyError(f"{doing} by another process: wait for it, and give the same command again")
+        yield
+
+
+def _prepare(
+    source: Path, folder: Path, classes: tuple[str, ...], parts: dict[str, _Part], ignored: Counter[str]
+) -> None:
+    """Write the set, in the only process that does."""
     whole = [store.FORMAT, SIZE, QUALITY, SHARD, classes]
     whole += [(name, part.files, part.labels.tolist()) for name, part in parts.items()]
     plan = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
@@ -216,12 +235,18 @@ def _source(source: Path, ignored: Counter[str]) -> tuple[tuple[str, ...], dict[
     """Return the classes and both splits of a source, whichever of the three forms it has."""
     if files := sorted([*source.glob("*.parquet"), *source.glob("*/*.parquet")]):
         return _parquet(source, files)
-    if (source / "ILSVRC2012_img_train.tar").exists():
-        _unpack(source)
+    if (source / "ILSVRC2012_img_train.tar").exists() and not _unpacked(source):
+        with _held(source / "unpacking.lock", f"{source} is being unpacked"):
+            _unpack(source)
     classes, splits = images.folders(source, ignored)
     for part, found in splits.items():
         images.check_classes(source / part, classes, found, ())  # before an hour of decoding
     return classes, {part: _folder(source, found) for part, found in splits.items()}
+
+
+def _unpacked(source: Path) -> bool:
+    """Return whether there is nothing to unpack, in a folder that may be one to read alone."""
+    return (source / "train").exists() and (source / "val").exists()
 
 
 def _unpack(source: Path) -> None:

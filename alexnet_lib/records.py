@@ -147,11 +147,14 @@ def cpu_model() -> str:
     return named or platform.processor() or platform.machine()
 
 
-def append(record: Record, folder: Path | None = None) -> Path:
+def append(record: Record, folder: Path | None = None, content: bytes | None = None) -> Path:
     """Add a record to its experiment's file, all of it or nothing, and return the file.
 
+    Before it, ``content`` is written, what `pack` made of the run's tensors. Where the run is in the file already
+    neither is: its tensors must stay those that its record has the sum of.
+
     Raises:
-        StudyError: the file could not be written; what was in it is unharmed.
+        StudyError: a file could not be written; what was in the records' file is unharmed.
     """
     path = runs_folder(folder) / f"{record['experiment']}.jsonl"
     line = json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"
@@ -159,6 +162,10 @@ def append(record: Record, folder: Path | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file, _locked(file.fileno()):
             size = os.fstat(file.fileno()).st_size
+            if _holds(os.pread(file.fileno(), size, 0), record):
+                return path
+            if content is not None:
+                keep(record["id"], content, folder)
             if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
                 line = b"\n" + line  # the last line was cut short; this one must not be lost with it
             try:
@@ -175,6 +182,18 @@ def append(record: Record, folder: Path | None = None) -> Path:
             "checkpoint is kept, so nothing is trained twice"
         ) from error
     return path
+
+
+def _holds(content: bytes, record: Record) -> bool:
+    """Return whether a file of records has a whole one of the same run and scale."""
+    for line in content.splitlines():
+        with contextlib.suppress(ValueError, TypeError):  # of damaged lines, which `read` names
+            if record["id"].encode() in line:
+                found = json.loads(line)
+                _check(found)
+                if (found["id"], found["scale"]) == (record["id"], record["scale"]):
+                    return True
+    return False
 
 
 @contextlib.contextmanager
@@ -293,9 +312,7 @@ def publish(folder: Path) -> tuple[list[Record], list[Record]]:
     refused = [record for record in new if record["provenance"]["dirty"] or not record["provenance"]["commit"]]
     added = [record for record in new if record not in refused]
     for record in added:
-        if "kept" in record:
-            keep(record["id"], _content(record, folder), PUBLISHED)
-        append(record, PUBLISHED)
+        append(record, PUBLISHED, _content(record, folder) if "kept" in record else None)
     return added, refused
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import math
 import multiprocessing
@@ -11,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alexnet_lib import data, evaluate, evidence, models, records
+from alexnet_lib import data, evaluate, evidence, locks, models, records
 from alexnet_lib.evidence import ArmResult
 from alexnet_lib.experiments import Arm, arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
@@ -177,6 +179,10 @@ class Session:
         cache = Path(os.environ.get("ALEXNET_CACHE") or Path.home() / ".cache" / "alexnet-study")
         return cache / ("again" if self.again else ".") / f"{run}.pt"
 
+    def alone(self, run: str) -> contextlib.AbstractContextManager[bool]:
+        """Hold a run, whose checkpoint two processes must not share: `locks.alone`."""
+        return locks.alone(self.checkpoint(run).with_suffix(".lock"))
+
     def discard(self, run: str) -> None:
         """Remove the checkpoints of a run whose record is written."""
         for file in self.checkpoint(run).parent.glob(f"{run}.*pt"):
@@ -266,13 +272,13 @@ def attempt(task: Task, session: Session) -> Ended | StudyError | None:
 def write(ended: Ended, session: Session) -> Record:
     """Write what `perform` returned, the record last, and only then remove the checkpoint.
 
+    Of a run that is recorded already everything stays as it is.
+
     Raises:
         StudyError: something could not be written; the checkpoint is kept.
     """
     record, content = ended
-    if content is not None:
-        records.keep(record["id"], content, session.folder)
-    records.append(record, session.folder)
+    records.append(record, session.folder, content)
     session.discard(record["id"])
     return record
 
@@ -301,7 +307,8 @@ def run(
     """Do the missing runs of ``experiments``, ``places`` of them side by side, and yield each record as its run ends.
 
     What can start is worked out anew after every run, since a finished search frees its arm's seeds. Records are
-    written here, whatever the executor: its workers may be on other machines.
+    written here, whatever the executor: its workers may be on other machines. A run that another process of this
+    machine is at is left to that one, with a line that says so.
 
     Raises:
         StudyError: a run can't be done; the others in flight end first.
@@ -309,33 +316,68 @@ def run(
     flying: dict[concurrent.futures.Future[Ended | StudyError | None], str] = {}
     failed: BaseException | None = None
     late = False
-    while True:
-        late = late or failed is not None or session.over()
-        waiting = [] if late else pending(experiments, scale, session.folder, session.also)
-        waiting = [task for task in waiting if task.recipe.id not in flying.values()]
-        for task in waiting[: places - len(flying)]:
-            flying[executor.submit(attempt, task, session)] = task.recipe.id
-        if not flying:
-            break
-        done, _ = concurrent.futures.wait(flying, return_when=concurrent.futures.FIRST_COMPLETED)
-        for future in done:
-            del flying[future]
-            ended = future.exception() or future.result()
-            if isinstance(ended, BaseException):
-                failed = failed or ended
-            elif ended is None:
-                late = True
-            else:
-                yield write(ended, session)
+    elsewhere: set[str] = set()
+    with contextlib.ExitStack() as leaving:
+        held: dict[str, contextlib.ExitStack] = {}  # by this process, not its workers: until the record is written
+        while True:
+            late = late or failed is not None or session.over()
+            waiting = [] if late else pending(experiments, scale, session.folder, session.also)
+            stale = False
+            for task in waiting:
+                run = task.recipe.id
+                if len(flying) == places or run in held:
+                    continue
+                held[run] = leaving.enter_context(contextlib.ExitStack())
+                if not held[run].enter_context(session.alone(run)):
+                    if run not in elsewhere:
+                        _say(f"{task.label}: left out, another process is at it")
+                    elsewhere.add(run)
+                elif _done(task, session):  # by the process that held it until now
+                    stale = True
+                else:
+                    flying[executor.submit(attempt, task, session)] = run
+                    continue
+                held.pop(run).close()
+            if not flying and stale:
+                continue
+            if not flying:
+                break
+            done, _ = concurrent.futures.wait(flying, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                run = flying.pop(future)
+                ended = future.exception() or future.result()
+                if isinstance(ended, BaseException):
+                    failed = failed or ended
+                elif ended is None:
+                    late = True
+                else:
+                    record = write(ended, session)
+                    held.pop(run).close()
+                    yield record
     if failed is not None:
         raise failed
 
 
+def _done(task: Task, session: Session) -> bool:
+    """Return whether a run is recorded now."""
+    return task.recipe.id in {run["id"] for run in _recorded(task.scale, session.folder, session.also)}
+
+
 def run_here(experiments: Sequence[str], scale: str, session: Session, jobs: int | None = None) -> Iterator[Record]:
-    """Do `run` in ``jobs`` processes of this machine: by default as many as suit its device."""
+    """Do `run` in ``jobs`` processes of this machine: by default as many as suit its device.
+
+    Raises:
+        StudyError: as `run`, or a process was killed.
+    """
     places = jobs or places_for(session.device)
-    with workers(session.device, places) as executor:
-        yield from run(experiments, scale, session, executor, places)
+    try:
+        with workers(session.device, places) as executor:
+            yield from run(experiments, scale, session, executor, places)
+    except BrokenProcessPool as error:
+        raise StudyError(
+            "a process that trained was killed, for want of memory perhaps: finished runs are recorded, and the same "
+            f"command with fewer runs side by side (--jobs, now {places}) goes on from the others' checkpoints"
+        ) from error
 
 
 def device_for(scale: str, *, elsewhere: bool = False) -> str:

@@ -165,8 +165,8 @@ def check(folder: Path) -> None:
 
 def check_packages() -> None:
     """Raise StudyError where a package is missing that prepared sets need."""
-    for package in ("pyarrow", "simplejpeg"):
-        if importlib.util.find_spec(package) is None:
+    for module, package in (("PIL", "pillow"), *((name, name) for name in ("pyarrow", "simplejpeg", "torchvision"))):
+        if importlib.util.find_spec(module) is None:
             raise StudyError(f"prepared sets need the package {package}: pip install 'alexnet-study[imagenet]'")
 
 

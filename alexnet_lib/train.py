@@ -636,6 +636,8 @@ def train(
             f"checkpoint {checkpoint}: some processes of this run find none there: put it on a file system that all "
             "machines share"
         )
+    scores: dict[str, float] = {}
+    probabilities: Tensor | None = None
     try:
         if recipe.pretrain and not there:
             early = None if checkpoint is None else checkpoint.with_suffix(".turned.pt")
@@ -644,6 +646,7 @@ def train(
                 trainer.save(checkpoint)
                 early.unlink(missing_ok=True)  # by the first of several processes
         outcome = _epochs(trainer, checkpoint, on_epoch, abandon, snapshots)
+        scores, probabilities = trainer.final_scores()
     except FloatingPointError as error:
         outcome = f"diverged: {error}"
     except RuntimeError as error:
@@ -659,7 +662,6 @@ def train(
             f"net {recipe.net!r} is made for images of {meant} pixels, and can't take {size} ({error}): set the "
             "recipe field 'crop', or take another data set"
         ) from error
-    scores, probabilities = ({}, None) if outcome.startswith("diverged") else trainer.final_scores()
     return Result(
         recipe=recipe,
         device=trainer.device,

@@ -295,6 +295,30 @@ def test_an_interrupted_session_says_what_is_kept(tell: Tell, monkeypatch: pytes
     assert told.err.startswith("interrupted: finished runs are recorded")
 
 
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("train cifar-19pct --checkpoint run.pt", "the same command goes on from run.pt"),
+        ("train cifar-19pct", "nothing is kept"),
+        ("data prepare zoo --source zoo", "the same command goes on after the last shard"),
+        ("claims", "nothing is kept"),
+        ("notebook", "finished runs are recorded"),
+    ],
+)
+def test_an_interrupted_command_says_what_is_kept_of_it(line: str, left: str) -> None:
+    assert cli._left(cli._parser().parse_args(line.split())).startswith(left)
+
+
+def test_a_benchmark_of_no_round_is_refused(tell: Tell) -> None:
+    assert tell("bench --rounds 0").err == "error: --rounds 0: take 1 or more\n"
+
+
+def test_a_ledger_that_can_not_be_written_is_named(tell: Tell, tmp_path: Path) -> None:
+    told = tell(f"claims --scale smoke --csv {tmp_path}/missing/x.csv")
+    assert told.code == 2
+    assert told.err.startswith(f"error: --csv {tmp_path}/missing/x.csv was not written")
+
+
 # --- publish ------------------------------------------------------------------------------------------------
 
 

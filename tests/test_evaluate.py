@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from alexnet_lib.data import Dataset, Split, digest
 from alexnet_lib.evaluate import (
     Inputs,
+    chunk_size,
     error_rate,
     features,
     nearest,
@@ -238,3 +239,18 @@ def test_neighbours_are_training_images_in_pixels_and_in_a_layer_of_the_centre_v
     assert torch.equal(found["fc2"], nearest(answers[0], answers[1], 2))
     assert torch.equal(found["pixels"], nearest(pixels[0], pixels[1], 2))
     assert found["pixels"].shape == (260, 2)
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "images"),
+    [
+        ("cpu", 32, 250),
+        ("cpu", 64, 250),
+        ("cpu", 224, 250),
+        ("meta", 32, 2500),
+        ("meta", 64, 2500),
+        ("meta", 224, 891),
+    ],
+)
+def test_images_are_evaluated_in_chunks_that_fit_memory(device: str, size: int, images: int) -> None:
+    assert chunk_size(torch.empty(1, size, size, 3, dtype=torch.uint8, device=device)) == images

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -53,6 +55,35 @@ def test_the_lock_holds_every_direct_dependency_at_its_version_with_hashes(pin: 
     found, _, hashes = locked()[normal(name)]
     assert found == version, "run `make lock`"
     assert hashes > 0
+
+
+def imported(path: Path) -> set[str]:
+    """Return the packages that a module imports, wherever in it, without Python's and the study's own."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - {"alexnet_lib"}
+
+
+def declared(*extras: str) -> set[str]:
+    """Return what the study declares, with these extras: the names of imports, where they differ from packages'."""
+    groups = PYPROJECT["project"]["optional-dependencies"]
+    pins = [*PYPROJECT["project"]["dependencies"], *(pin for extra in extras for pin in groups[extra])]
+    modules = {"pyyaml": "yaml", "pillow": "PIL", "ipython": "IPython", "matplotlib-inline": "matplotlib_inline"}
+    return {modules.get(name, name) for name in (pin.partition("==")[0] for pin in pins)}
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "alexnet_lib").glob("*.py")), ids=lambda path: path.stem)
+def test_every_package_that_the_library_imports_is_declared(path: Path) -> None:
+    assert imported(path) - declared("notebooks", "imagenet", "cluster") == set()
+
+
+@pytest.mark.parametrize("module", ["prepare", "store", "images", "data"])
+def test_the_extra_for_imagenet_has_all_that_prepared_sets_need(module: str) -> None:
+    assert imported(PROJECT / "alexnet_lib" / f"{module}.py") - declared("imagenet") == set()
 
 
 def test_every_line_of_the_lock_is_a_pin_a_hash_or_a_comment() -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -291,6 +292,73 @@ def test_two_runs_side_by_side_are_two_different_ones(monkeypatch: pytest.Monkey
     assert len(done) == len({run["id"] for run in done}) == 10
 
 
+def test_a_run_that_another_process_is_at_is_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "train", pretend(by_rate))
+    hold = (
+        "import sys\nfrom pathlib import Path\nfrom alexnet_lib import locks\n"
+        "with locks.alone(Path(sys.argv[1])):\n    print(flush=True)\n    input()\n"
+    )
+    lock = quiet.checkpoint(TINY.id).with_suffix(".lock")
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TESTS.parent
+    ) as other:
+        assert other.stdout
+        other.stdout.readline()
+        assert TINY.id not in {run["id"] for run in do(quiet)}
+        other.kill()
+    assert capsys.readouterr().out == "relu-tiny rate 0.01 seed 0: left out, another process is at it\n"
+    assert TINY.id in {run["id"] for run in do(quiet)}  # a killed process holds nothing
+
+
+def test_a_run_is_held_until_its_record_is_written(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    taken: list[bool] = []
+
+    def append(run: Record, *given: Any) -> None:
+        with quiet.alone(run["id"]) as free:
+            taken.append(not free)
+        plain(run, *given)
+
+    plain = records.append
+    monkeypatch.setattr(runner, "train", pretend(by_rate))
+    monkeypatch.setattr(records, "append", append)
+    assert taken == [True] * len(do(quiet))
+    assert list(quiet.checkpoint(TINY.id).parent.iterdir()) == []
+
+
+def test_a_run_that_another_process_recorded_meanwhile_is_not_done_again(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    trained: list[str] = []
+
+    def alone(session: Session, run: str) -> Any:
+        if not trained and run == TINY.id:
+            write(quiet.folder, [record(RELU, by_rate(TINY))])
+        return plain(session, run)
+
+    def errors(recipe: Recipe) -> list[float]:
+        trained.append(recipe.id)
+        return by_rate(recipe)
+
+    plain = Session.alone
+    monkeypatch.setattr(Session, "alone", alone)
+    monkeypatch.setattr(runner, "train", pretend(errors))
+    assert len(do(quiet)) == len(trained) == 9
+    assert TINY.id not in trained
+
+
+def test_a_worker_that_is_killed_ends_the_session_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    def killed(*_: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(runner, "run", killed)
+    with pytest.raises(StudyError, match=r"was killed, .* fewer runs side by side \(--jobs, now 3\)"):
+        list(runner.run_here(["tiny"], "smoke", quiet, 3))
+
+
 def test_a_run_that_fails_ends_the_session_but_no_run_in_flight(
     monkeypatch: pytest.MonkeyPatch, quiet: Session
 ) -> None:
@@ -482,7 +550,7 @@ def test_a_recorded_run_leaves_no_checkpoint(tmp_path: Path, quiet: Session) -> 
 def test_a_record_that_can_not_be_written_keeps_the_checkpoint(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: Session
 ) -> None:
-    def full(run: Record, folder: Path | None) -> None:
+    def full(*_: object) -> None:
         raise StudyError("no space left")
 
     monkeypatch.setattr(records, "append", full)
@@ -650,6 +718,13 @@ def test_a_diverged_run_keeps_nothing(quiet: Session) -> None:
     run, content = ended
     assert run["outcome"].startswith("diverged")
     assert ("kept" in run, content) == (False, None)
+
+
+def test_a_run_that_is_recorded_already_keeps_its_record_and_its_tensors(kept_run: Kept) -> None:
+    records_file = kept_run.session.folder / "tiny.jsonl"
+    before = kept_run.file.read_bytes(), records_file.read_bytes()
+    runner.write(({**kept_run.record, "arm": "later"}, b"other tensors"), kept_run.session)
+    assert (kept_run.file.read_bytes(), records_file.read_bytes()) == before
 
 
 def test_a_run_whose_tensors_find_no_space_is_not_recorded_and_not_trained_again(

@@ -29,7 +29,7 @@ from PIL import Image
 from torchvision.datasets import imagenet
 
 import alexnet_lib.__main__ as cli
-from alexnet_lib import data, runner, store
+from alexnet_lib import data, locks, runner, store
 from alexnet_lib import prepare as preparation
 from alexnet_lib.data import Dataset, Split, load, resident, synthetic
 from alexnet_lib.prepare import prepare
@@ -513,6 +513,24 @@ def test_a_file_that_can_grow_no_further_is_not_kept(
     assert not contents(root / "zoo.partial")
 
 
+def test_a_set_that_another_process_prepares_is_left_to_it(source: Path, root: Path) -> None:
+    with locks.alone(root / "zoo.lock"), pytest.raises(StudyError, match="zoo is being prepared by another process"):
+        prepare(source, root / "zoo")
+    assert list(root.iterdir()) == []
+    prepare(source, root / "zoo")
+    assert [path.name for path in root.iterdir()] == ["zoo"]
+
+
+def test_archives_that_another_process_unpacks_are_left_to_it(official: Path, root: Path) -> None:
+    before = sorted(official.iterdir())
+    with (
+        locks.alone(official / "unpacking.lock"),
+        pytest.raises(StudyError, match=r"is being unpacked by another process: wait for it"),
+    ):
+        prepare(official, root / "zoo")
+    assert sorted(official.iterdir()) == before
+
+
 def test_another_source_on_the_way_is_refused(source: Path, root: Path, small_shards: None, full_disk: None) -> None:
     with pytest.raises(StudyError, match="No space left"):
         prepare(source, root / "zoo")
@@ -679,9 +697,10 @@ def test_an_incomplete_command_says_what_is_meant(line: str, capsys: pytest.Capt
     assert "write: data prepare NAME --source FOLDER, or data check NAME" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["pyarrow", "simplejpeg"])
+@pytest.mark.parametrize("package", ["pillow", "pyarrow", "simplejpeg", "torchvision"])
 def test_a_missing_package_is_named(zoo: Dataset, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    module = {"pillow": "PIL"}.get(package, package)
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
     with pytest.raises(StudyError, match=rf"need the package {package}: pip install 'alexnet-study\[imagenet\]'"):
         load("zoo")

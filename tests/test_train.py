@@ -1246,6 +1246,17 @@ def test_a_run_that_is_out_of_memory_beside_its_batches_says_that_they_fit(
         train(recipe, small)
 
 
+def test_a_run_whose_final_evaluation_is_out_of_memory_says_so(
+    recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores(trainer: Trainer) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "final_scores", scores)
+    with pytest.raises(StudyError, match=r"^out of memory on cpu with batches of 24: one alone fits"):
+        train(recipe, small)
+
+
 @out_of_memory
 def test_what_a_batch_held_is_let_go_before_a_smaller_one_is_tried(
     recipe: Recipe, small: Dataset, starve: Starve, error: Exception | None
