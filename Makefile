@@ -17,7 +17,7 @@ export OMP_NUM_THREADS
 # Times are of 2 cores without other work, rounded up.
 help:
 	@echo "target                 cost             what it does"
-	@echo "make book              2 min            build the book from the published records, print its front page"
+	@echo "make book              3 min            build the book from the published records, print its front page"
 	@echo "make book SCALE=smoke  6 min            the same after training every experiment on generated images"
 	@echo "                                        (SCALE=laptop: real data, hours on 2 cores; SCALE=gpu: one GPU)"
 	@echo "make test              12 min           lint, tests, published numbers, smoke training, pages of the book"
