@@ -71,11 +71,15 @@ def verdict(claim: Claim, found: Estimate, scale: str) -> str:
         return "contradicted"
     if claim["paper"] is None:  # the direction is all that the paper claims
         return "reproduced" if scale in claim["number_at"] and not found.at_least else "direction reproduced"
-    holds = found.low <= claim["paper"] <= found.high and not claim.get("mean_decides")
     inside = claim["band"] is not None and claim["band"][0] <= found.mean <= claim["band"][1]
-    if scale in claim["number_at"] and (holds or inside) and not found.at_least:
+    if scale in claim["number_at"] and (_holds(claim, found) or inside) and not found.at_least:
         return "reproduced"
     return "direction reproduced"
+
+
+def _holds(claim: Claim, found: Estimate) -> bool:
+    """Return whether the interval holds the paper's number, where the rule lets that decide."""
+    return not claim.get("mean_decides") and found.low <= claim["paper"] <= found.high
 
 
 def _level(claim: Claim, found: Estimate) -> str:
@@ -83,7 +87,7 @@ def _level(claim: Claim, found: Estimate) -> str:
     low, high = claim["band"]
     if math.isinf(found.low):  # a single run
         return "inconclusive"
-    if found.low <= claim["paper"] <= found.high or low <= found.mean <= high:
+    if _holds(claim, found) or low <= found.mean <= high:
         return "reproduced"
     if found.high < low:
         return "direction reproduced"
@@ -129,7 +133,7 @@ def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     )
     waiting = [name for name, ratio in found.items() if _open(results, name, ratio, 3)]
     if waiting:
-        open_ = f"open, {len(waiting)} of {len(found)} settings lack runs"
+        open_ = f"open, {len(waiting)} of {len(found)} settings can't be judged yet"
         return replace(least, why="; ".join(filter(None, (open_, least.why)))), "inconclusive"
     if all(e.low > threshold for e in ended.values()):
         return replace(least, why=f"above {threshold} in all settings"), "reproduced"
@@ -205,7 +209,7 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
     least = replace(least, note=f"smallest of {len(ended)} of 3: {layer}", p=_weakest(ended.values()))
     waiting = [layer for layer in layers if layer not in ended or ended[layer].n < results[layer].arm.seeds]
     if waiting:
-        return replace(least, why=f"open, {len(waiting)} of 3 layers lack runs"), "inconclusive"
+        return replace(least, why=f"open, {len(waiting)} of 3 layers can't be judged yet"), "inconclusive"
     verdicts = {verdict(claim, points, scale) for points in ended.values()}
     return least, next(each for each in ("contradicted", "inconclusive", *VERDICTS[1::-1]) if each in verdicts)
 
@@ -236,6 +240,7 @@ def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Esti
         values=tuple(100.0 * count for count in counts),
         unit="per cent",
         note=f"{sum(counts)} of {len(counts)} networks",
+        why=f"by chance {100 * (1 - CONFIDENCE):.0f} %",
         p=float(test.pvalue) if len(counts) > 1 else None,
     )
     if found.n < results["base"].arm.seeds:
@@ -287,8 +292,6 @@ def judge(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, 
 def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
     """Return which part of the rule decided, as the book prints it beside the verdict."""
     number_tested = scale in claim["number_at"]
-    if judged == NOT_TESTED or claim["id"] == "towers-specialise":
-        return ""
     if judged == "inconclusive":
         if claim["unit"] == "per cent":
             return "the interval reaches beyond the band"
@@ -300,13 +303,8 @@ def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
     if not number_tested:
         return "the paper's number is not tested at this scale"
     if judged == "direction reproduced":
-        return (
-            "a lower bound"
-            if found.at_least
-            else f"the number is outside the interval and the mean outside {_band(claim)}"
-        )
-    holds = found.low <= claim["paper"] <= found.high
-    return "the interval holds the paper's number" if holds else f"the mean lies in {_band(claim)}"
+        return "a lower bound" if found.at_least else f"the mean lies outside {_band(claim)}"
+    return "the interval holds the paper's number" if _holds(claim, found) else f"the mean lies in {_band(claim)}"
 
 
 def _band(claim: Claim) -> str:

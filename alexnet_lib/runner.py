@@ -325,19 +325,20 @@ def run(
             stale = False
             for task in waiting:
                 run = task.recipe.id
-                if len(flying) == places or run in held:
+                if len(flying) == places:
+                    break
+                if run in held:
                     continue
-                held[run] = leaving.enter_context(contextlib.ExitStack())
-                if not held[run].enter_context(session.alone(run)):
-                    if run not in elsewhere:
-                        _say(f"{task.label}: left out, another process is at it")
-                    elsewhere.add(run)
-                elif _done(task, session):  # by the process that held it until now
-                    stale = True
-                else:
-                    flying[executor.submit(attempt, task, session)] = run
-                    continue
-                held.pop(run).close()
+                with contextlib.ExitStack() as lock:
+                    if not lock.enter_context(session.alone(run)):
+                        if run not in elsewhere:
+                            _say(f"{task.label}: left out, another process is at it")
+                        elsewhere.add(run)
+                    elif _done(task, session):  # by the process that held it until now
+                        stale = True
+                    else:
+                        flying[executor.submit(attempt, task, session)] = run
+                        held[run] = leaving.enter_context(lock.pop_all())
             if not flying and stale:
                 continue
             if not flying:
