@@ -47,11 +47,13 @@ def load(path: Path = CLAIMS) -> list[Claim]:
         claims = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise StudyError(f"claims file {path}: {error}") from error
+    if not (isinstance(claims, list) and all(isinstance(claim, dict) for claim in claims)):
+        raise StudyError(f"claims file {path}: it should be a list of claims, each with its fields")
     ids = [claim.get("id") for claim in claims]
     twice = sorted({str(name) for name in ids if ids.count(name) > 1})
     if None in ids or twice:
         raise StudyError(f"claims file {path}: every claim needs an id of its own; missing or twice: {twice or 'id'}")
-    return claims  # type: ignore[no-any-return]
+    return claims
 
 
 def verdict(claim: Claim, found: Estimate, scale: str) -> str:

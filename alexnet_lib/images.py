@@ -129,7 +129,9 @@ def load(kind: str, options: Mapping[str, str], home: Path) -> Dataset:
         _read(files, found.folder / part, size, found.classes, kinds, unreadable)
         for part, files in found.splits.items()
     )
-    report = Report(count, dict(sorted(kinds.items())), tuple(sorted(unreadable)), dict(sorted(found.ignored.items())))
+    report = Report(
+        count, dict(sorted(kinds.items())), tuple(sorted(unreadable)), dict(sorted(found.ignored.items()))
+    )
     if unreadable:
         warnings.warn(f"data set {found.name!r}: {report}: {first(unreadable)}", stacklevel=4)
     return Dataset(found.name, train, test, found.classes, digest(train, test), report)

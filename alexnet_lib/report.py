@@ -14,6 +14,8 @@ from alexnet_lib.estimates import Estimate, show, show_bootstrap, show_detectabl
 from alexnet_lib.recipes import Recipe
 
 DASH = "\N{EN DASH}"
+CLASSES = {"tiny-imagenet-200": 200}
+"""Classes of the study's data sets that have other than ten."""
 
 
 def table(rows: Iterable[Mapping[str, object]] | pd.DataFrame) -> HTML:
@@ -25,13 +27,17 @@ def table(rows: Iterable[Mapping[str, object]] | pd.DataFrame) -> HTML:
 def arms(results: Results) -> HTML:
     """Return the arms as a table: what each changes, its size and cost, and how many of its seeds have ended."""
     first = next(iter(results.values())).arm.recipe
+
+    def parameters(recipe: Recipe) -> int:
+        return models.n_parameters(models.outline(recipe.net, classes=CLASSES.get(recipe.data, 10)))
+
     return table(
         [
             {
                 "arm": name,
                 "network": result.arm.recipe.net,
                 "other changes": _changes(first, result.arm.recipe) or DASH,
-                "parameters": f"{models.n_parameters(models.outline(result.arm.recipe.net)):,}",
+                "parameters": f"{parameters(result.arm.recipe):,}",
                 "epochs": result.arm.recipe.epochs,
                 "seeds": f"{len(result.runs)} of {result.arm.seeds}",
             }

@@ -479,12 +479,13 @@ class Trainer:
             torch.save(state, partial)
             os.replace(partial, path)
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            with contextlib.suppress(OSError):
-                partial.unlink()
             raise StudyError(
                 f"checkpoint {path}: could not be written ({error}): free some space there, or choose another folder "
                 "(ALEXNET_CACHE)"
             ) from error
+        finally:  # after Ctrl-C too
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of this very recipe and data.

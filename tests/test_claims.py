@@ -157,6 +157,9 @@ def test_the_head_of_the_file_and_the_library_know_the_same_verdicts() -> None:
         ("- id: a\n- id: a\n", "missing or twice: .*a"),
         ("- section: '1'\n", "missing or twice: id"),
         ("- id: [\n", "claims.yml"),
+        ("", "should be a list of claims"),
+        ("id: a\n", "should be a list of claims"),
+        ("- a\n", "should be a list of claims"),
     ],
 )
 def test_a_damaged_claims_file_is_named(tmp_path: Path, text: str, message: str) -> None:

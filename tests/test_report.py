@@ -78,6 +78,13 @@ def test_an_arm_is_described_by_its_network_size_and_length(tmp_path: Path) -> N
     assert (longer["network"], longer["other changes"], longer["epochs"]) == ("alexnet32", "–", "80")
 
 
+def test_parameters_are_counted_with_the_classes_of_the_data(tmp_path: Path) -> None:
+    found = {row["arm"]: row["parameters"] for row in rows(report.arms(results_of(tmp_path, "alexnet", scale="gpu")))}
+    a_class = 4097  # fc8's weights and bias
+    assert found["paper"] == f"{60_965_224 - 990 * a_class:,}"
+    assert found["paper-tiny"] == f"{60_965_224 - 800 * a_class:,}"
+
+
 def test_the_changes_of_an_arm_are_named_against_the_first(tmp_path: Path) -> None:
     found = {row["arm"]: row["other changes"] for row in rows(report.arms(results_of(tmp_path, "augmentation")))}
     assert found == {

@@ -1106,6 +1106,20 @@ def test_a_disk_that_fills_half_way_leaves_the_old_checkpoint_alone(
     assert {path: path.read_bytes() for path in checkpoint.parent.iterdir()} == {checkpoint: before}
 
 
+def test_an_interrupt_while_a_checkpoint_is_written_leaves_nothing_half_written(
+    recipe: Recipe, small: Dataset, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(state: object, path: Path) -> None:
+        path.write_bytes(b"half a checkpoint")
+        raise KeyboardInterrupt
+
+    before = checkpoint.read_bytes()
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, small, checkpoint=checkpoint)
+    assert {path: path.read_bytes() for path in checkpoint.parent.iterdir()} == {checkpoint: before}
+
+
 def test_a_checkpoint_below_a_file_is_an_error_that_names_it(recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match=r"file/run\.pt"):
