@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_lib.augment import centre_crop, normalise, views
-from alexnet_lib.data import Dataset, resident
+from alexnet_lib.data import Dataset
 from alexnet_lib.recipes import Recipe, StudyError, unknown
 
 if TYPE_CHECKING:
     from alexnet_lib.store import Jpegs
+
+BANK = 250
+"""Images whose layers' answers are held at a time, 0.5 MB each of AlexNet."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +96,23 @@ def features(model: nn.Module, images: Tensor | Jpegs, inputs: Inputs, layers: S
         model: An ``nn.Sequential`` of named layers (``models.build``).
         images: uint8 (N, H, H, 3).
         inputs: The recipe's.
-        layers: Names of layers of ``model``.
+        layers: Names of layers of ``model``; ``pixels`` is the view itself, uint8.
 
     Raises:
         StudyError: the model has no such layer.
     """
-    names = [name for name, _ in model.named_children()]
+    names = ["pixels", *(name for name, _ in model.named_children())]
     for layer in layers:
         if layer not in names:
             raise unknown("layer", layer, names)
     training = model.training
     model.eval()
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    for chunk in images.split(250):
-        answer = inputs(views(chunk, inputs.size, "centre")[0])
+    for chunk in images.split(BANK):
+        view = views(chunk, inputs.size, "centre")[0]
+        answer = inputs(view)
+        if "pixels" in parts:
+            parts["pixels"].append(view.flatten(1))
         for name, layer_of in model.named_children():
             answer = layer_of(answer)
             if name in parts:
@@ -115,30 +121,28 @@ def features(model: nn.Module, images: Tensor | Jpegs, inputs: Inputs, layers: S
     return {layer: torch.cat(some) for layer, some in parts.items()}
 
 
-@torch.inference_mode()
-def nearest(queries: Tensor, bank: Tensor, k: int) -> Tensor:
-    """Return for every row of ``queries`` the ``k`` rows of ``bank`` nearest to it (Euclidean), the nearest first.
+class Nearest:
+    """The ``k`` rows nearest to each query (Euclidean) among all that `look` was given, the nearest first.
 
-    Both are walked through in parts, so that the pixels of whole sets of images fit: uint8 or float (Q, values) and
-    (N, values) in, int64 (Q, k) out.
+    ``queries``: uint8 or float (Q, values). ``rows``: int64 (Q, k), or fewer columns until so many rows were seen,
+    numbered in the order in which they came.
     """
-    best: list[Tensor] = []
-    step = max(k, 2**26 // bank.shape[1])
-    for some in torch.split(queries, 512):
-        wanted = some.float()
-        found = (
-            torch.empty(len(some), 0, device=bank.device),
-            torch.empty(len(some), 0, dtype=torch.int64, device=bank.device),
-        )
-        for start in range(0, len(bank), step):
-            part = bank[start : start + step].float()
-            away = torch.cdist(wanted, part)
-            rows = torch.arange(start, start + len(part), device=bank.device).expand_as(away)
-            distances, rows = torch.cat((found[0], away), 1), torch.cat((found[1], rows), 1)
-            smallest = distances.topk(min(k, distances.shape[1]), largest=False, sorted=True)
-            found = smallest.values, rows.gather(1, smallest.indices)
-        best.append(found[1])
-    return torch.cat(best)
+
+    def __init__(self, queries: Tensor, k: int) -> None:
+        self.queries, self.k, self.seen = queries, k, 0
+        self.away = torch.empty(len(queries), 0, device=queries.device)
+        self.rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+
+    @torch.inference_mode()
+    def look(self, bank: Tensor) -> None:
+        """Compare the next rows, (n, values), with every query."""
+        there = bank.float()
+        away = torch.cat([torch.cdist(some.float(), there) for some in torch.split(self.queries, 512)])
+        rows = torch.arange(self.seen, self.seen + len(bank), device=bank.device).expand_as(away)
+        away, rows = torch.cat((self.away, away), 1), torch.cat((self.rows, rows), 1)
+        smallest = away.topk(min(self.k, away.shape[1]), largest=False, sorted=True)
+        self.away, self.rows = smallest.values, rows.gather(1, smallest.indices)
+        self.seen += len(bank)
 
 
 def neighbours(
@@ -147,16 +151,16 @@ def neighbours(
     """Return the nearest training images of every test image, in pixels and in the answers of layers (P §6.1).
 
     ``data`` lies on the model's device. Returned are int64 (test images, k), by the layer's name and ``pixels``, of
-    the centre views. A layer at a time is held in memory.
+    the centre views. One pass over each split; what is held in memory are the answers to the test images.
     """
-    test, train = (
-        views(resident(split.images), inputs.size, "centre")[0].flatten(1) for split in (data.test, data.train)
-    )
-    found = {"pixels": nearest(test, train, k)}
-    for layer in layers:
-        test, train = (features(model, split.images, inputs, [layer])[layer] for split in (data.test, data.train))
-        found[layer] = nearest(test, train, k)
-    return found
+    places = ["pixels", *layers]
+    found = {
+        place: Nearest(answers, k) for place, answers in features(model, data.test.images, inputs, places).items()
+    }
+    for some in data.train.images.split(BANK):
+        for place, answers in features(model, some, inputs, places).items():
+            found[place].look(answers)
+    return {place: near.rows for place, near in found.items()}
 
 
 def same_class(neighbours: Tensor, labels: Tensor, bank_labels: Tensor) -> float:

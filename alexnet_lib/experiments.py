@@ -181,7 +181,7 @@ def _ensembles(scale: str) -> tuple[Arm, ...]:
         return ()
     base = _base(scale) if scale != "smoke" else replace(_base(scale), seeds=5)
     recipe = replace(base.recipe, epochs=5 * base.recipe.epochs, cuts=tuple(5 * cut for cut in base.recipe.cuts))
-    seeds = {"smoke": 1, "laptop": 3, "gpu": 10}[scale]
+    seeds = {"smoke": 1, "laptop": 5, "gpu": 10}[scale]
     return base, Arm(name="five-times-longer", recipe=recipe, seeds=seeds, priority=2)
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from alexnet_lib.data import Dataset, Split, digest
 from alexnet_lib.evaluate import (
     Inputs,
+    Nearest,
     chunk_size,
     error_rate,
     features,
-    nearest,
     neighbours,
     same_class,
     view_probabilities,
@@ -186,6 +186,13 @@ def test_an_image_counts_the_same_whatever_stands_beside_it(photos: Dataset, lin
 # --- features and neighbours ------------------------------------------------------------------------------
 
 
+def nearest(queries: Tensor, bank: Tensor, k: int, part: int) -> Tensor:
+    found = Nearest(queries, k)
+    for some in bank.split(part):
+        found.look(some)
+    return found.rows
+
+
 @pytest.fixture
 def deep() -> nn.Sequential:
     """A named convolution, ReLU and linear layer for 6-pixel views, with dropout between them."""
@@ -211,18 +218,17 @@ def test_an_unknown_layer_is_told_the_known_ones(photos: Dataset, deep: nn.Seque
         features(deep, photos.test.images, crops(photos), ["conv2"])
 
 
-def test_the_nearest_rows_are_those_of_the_smallest_distances() -> None:
+@pytest.mark.parametrize("part", [1, 3, 7, 20])
+def test_the_nearest_rows_are_those_of_the_smallest_distances_whatever_the_parts(part: int) -> None:
     draw = torch.Generator().manual_seed(0)
     queries, bank = (torch.randint(0, 256, (n, 7), generator=draw, dtype=torch.uint8) for n in (3, 20))
     distances = torch.stack([(bank.float() - query.float()).square().sum(1) for query in queries])
-    assert torch.equal(nearest(queries, bank, 4), distances.argsort(1)[:, :4])
+    assert torch.equal(nearest(queries, bank, 4, part), distances.argsort(1)[:, :4])
 
 
-def test_long_rows_are_walked_through_in_parts() -> None:
-    grey = torch.randperm(20, generator=torch.Generator().manual_seed(0)).byte() * 10
-    bank = grey[:, None].expand(-1, 2**23)  # eight rows a part
-    found = nearest(torch.tensor([[42], [179]], dtype=torch.uint8).expand(-1, 2**23), bank, 3)
-    assert grey[found].tolist() == [[40, 50, 30], [180, 170, 190]]
+def test_more_queries_than_are_compared_at_a_time_find_each_itself() -> None:
+    rows = torch.randn(1100, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(nearest(rows, rows, 1, 400)[:, 0], torch.arange(1100))
 
 
 def test_the_share_of_the_same_class_is_counted_over_all_neighbours() -> None:
@@ -236,8 +242,8 @@ def test_neighbours_are_training_images_in_pixels_and_in_a_layer_of_the_centre_v
     found = neighbours(deep, photos, crops(photos), ["fc2"], k=2)
     answers = [features(deep, split.images, crops(photos), ["fc2"])["fc2"] for split in (photos.test, photos.train)]
     pixels = [split.images[:, 1:7, 1:7].flatten(1) for split in (photos.test, photos.train)]
-    assert torch.equal(found["fc2"], nearest(answers[0], answers[1], 2))
-    assert torch.equal(found["pixels"], nearest(pixels[0], pixels[1], 2))
+    assert torch.equal(found["fc2"], nearest(*answers, 2, 12))
+    assert torch.equal(found["pixels"], nearest(*pixels, 2, 12))
     assert found["pixels"].shape == (260, 2)
 
 
