@@ -25,7 +25,7 @@ from alexnet_lib.evidence import ArmResult
 from alexnet_lib.experiments import Arm, arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
-from alexnet_lib.train import Epoch, Result, first_kernels, train
+from alexnet_lib.train import Epoch, Result, check_device, first_kernels, train
 
 NEIGHBOUR_LAYERS = ("pool1", "pool2", "pool5", "act6", "act7")
 """Layers of AlexNet in which nearest images are looked for, besides pixels."""
@@ -308,7 +308,8 @@ def run(
 
     What can start is worked out anew after every run, since a finished search frees its arm's seeds. Records are
     written here, whatever the executor: its workers may be on other machines. A run that another process of this
-    machine is at is left to that one, with a line that says so.
+    machine is at is left to that one, and one in a precision that this machine lacks is left out, each with a line
+    that says so.
 
     Raises:
         StudyError: a run can't be done; the others in flight end first.
@@ -317,6 +318,7 @@ def run(
     failed: BaseException | None = None
     late = False
     elsewhere: set[str] = set()
+    unfit: set[str] = set()
     with contextlib.ExitStack() as leaving:
         held: dict[str, contextlib.ExitStack] = {}  # by this process, not its workers: until the record is written
         while True:
@@ -327,7 +329,11 @@ def run(
                 run = task.recipe.id
                 if len(flying) == places:
                     break
-                if run in held:
+                if run in held or run in unfit:
+                    continue
+                if why := _unfit(task, session):
+                    _say(f"{task.label}: left out, {why}")
+                    unfit.add(run)
                     continue
                 with contextlib.ExitStack() as lock:
                     if not lock.enter_context(session.alone(run)):
@@ -357,6 +363,17 @@ def run(
                     yield record
     if failed is not None:
         raise failed
+
+
+def _unfit(task: Task, session: Session) -> str:
+    """Say why this machine can't compute in a run's precision; empty where it can, or where other machines do it."""
+    if session.version is not None:
+        return ""
+    try:
+        check_device(task.recipe, torch.device(session.device))
+    except StudyError as error:
+        return str(error)
+    return ""
 
 
 def _done(task: Task, session: Session) -> bool:

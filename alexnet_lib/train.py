@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FORMAT = 1
 TRAIN_SAMPLE = 10_000
-"""Training images whose error is measured again after each epoch, in one pass: the first fifth of them, but no more
-than these. All sets stand in a random order, always the same one."""
+"""Most training images whose error is measured again after each epoch, in one pass: the first fifth of the set, or
+the first thousand if that is more. All sets stand in a random order, always the same one."""
 SHARING = 32
 """Images that share a crop and a reflection in the 2012 ImageNet code."""
 AHEAD = 2**26
@@ -226,7 +226,7 @@ class Trainer:
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
             raise FloatingPointError(f"loss not finite in epoch {number}, step {int(bad[0])}, rate {rate:g}")
-        some = min(TRAIN_SAMPLE, -(-len(train) // 5))
+        some = min(TRAIN_SAMPLE, max(1_000, -(-len(train) // 5)))
         after = self._error(train.images[:some], train.labels[:some])
         test_error = self._error(self.data.test.images, self.data.test.labels)
         if after is None or test_error is None:

@@ -292,6 +292,17 @@ def test_two_runs_side_by_side_are_two_different_ones(monkeypatch: pytest.Monkey
     assert len(done) == len({run["id"] for run in done}) == 10
 
 
+def test_a_run_in_a_precision_that_the_machine_lacks_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Arm(name="other", recipe=replace(TINY, precision="tf32"), seeds=1)
+    add_experiment(monkeypatch, [other, ONE])
+    assert [run["arm"] for run in do(quiet)] == [ONE.name]
+    assert capsys.readouterr().out == (
+        "other rate 0.01 seed 0: left out, precision 'tf32' needs a CUDA device: take 'float32' here\n"
+    )
+
+
 def test_a_run_that_another_process_is_at_is_left_to_it(
     monkeypatch: pytest.MonkeyPatch, quiet: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
