@@ -161,19 +161,25 @@ def _waits(
     return replace(found, why=f"all runs have ended, {found.n} of {wanted} {what} with a number"), "inconclusive"
 
 
-def effect(claim: Claim, results: Results) -> Estimate | None:
+def _metric(name: str, scale: str) -> str:
+    """Return the metric that a scale measures: on ImageNet the test error is that of ten views, as in the paper."""
+    return "test_error_10views" if name == "test_error" and scale == "imagenet" else name
+
+
+def effect(claim: Claim, results: Results, scale: str) -> Estimate | None:
     """Return the estimate that a claim's entry ``effect`` describes."""
     of = claim["effect"]
+    metric = _metric(of["metric"], scale)
     if "without" in of:
-        return effects.difference(results, of["with"], of["without"], of["metric"])
+        return effects.difference(results, of["with"], of["without"], metric)
     if of["arm"] not in results:
         return None
-    return estimate(list(effects.by_seed(results[of["arm"]], of["metric"]).values()), claim["unit"])
+    return estimate(list(effects.by_seed(results[of["arm"]], metric).values()), claim["unit"])
 
 
 def _by_effect(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
     """Judge an effect of one change, paired by seed, or a level."""
-    found = effect(claim, results)
+    found = effect(claim, results, scale)
     of = claim["effect"]
     arms = [results[of[side]] for side in ("with", "without", "arm") if of.get(side) in results]
     return _ended(claim, found, scale, arms)
@@ -203,7 +209,8 @@ def _doubles(claim: Claim, results: Results, scale: str) -> tuple[Estimate | Non
 def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
     """Judge the three convolutions together by the weakest effect."""
     layers = ("no-conv3", "no-conv4", "no-conv5")
-    found = {layer: effects.difference(results, "base", layer) for layer in layers}
+    metric = _metric("test_error", scale)
+    found = {layer: effects.difference(results, "base", layer, metric) for layer in layers}
     ended = {layer: points for layer, points in found.items() if points is not None}
     if not ended:
         return None, NOT_TESTED

@@ -137,12 +137,13 @@ def _ablation(
 ) -> Callable[[str], tuple[Arm, ...]]:
     """Return an experiment's arms: AlexNet-32, and AlexNet-32 with each of ``changes`` to its recipe.
 
-    ``laptop``: seeds an arm at that scale. ``keep``: as in ``Arm``, of the changed ones.
+    At scale ``imagenet`` it is the paper's network instead. ``laptop``: seeds an arm at that scale. ``keep``: as in
+    ``Arm``, of the changed ones.
     """
 
     def arms(scale: str) -> tuple[Arm, ...]:
-        if scale not in LENGTHS:
-            return ()
+        if scale == "imagenet":
+            return tuple(_whole(scale, changes, "imagenet", keep=keep))
         seeds = {"smoke": 2, "laptop": laptop, "gpu": 10}[scale]
         changed = (
             Arm(name=name, recipe=_recipe32(scale, **change), seeds=seeds, keep=keep)
@@ -177,8 +178,8 @@ def _lrn(scale: str) -> tuple[Arm, ...]:
 
 def _ensembles(scale: str) -> tuple[Arm, ...]:
     """Return AlexNet-32 with members for several ensembles of five, and one trained as long as five of them."""
-    if scale not in LENGTHS:
-        return ()
+    if scale == "imagenet":
+        return tuple(_whole(scale, {}, "imagenet"))
     base = _base(scale) if scale != "smoke" else replace(_base(scale), seeds=5)
     recipe = replace(base.recipe, epochs=5 * base.recipe.epochs, cuts=tuple(5 * cut for cut in base.recipe.cuts))
     seeds = {"smoke": 1, "laptop": 5, "gpu": 10}[scale]
@@ -232,7 +233,7 @@ _FEW: dict[str, Any] = {"data": "synthetic:size=256,train=16,test=8", "batch": 8
 
 
 def _full(scale: str) -> tuple[Arm, ...]:
-    """Return the whole network in the two editions of 2012, on Imagenette, and at ``gpu`` on Tiny ImageNet.
+    """Return the whole network in the two editions of 2012: on Imagenette, at ``gpu`` on Tiny ImageNet as well.
 
     At ``laptop`` 20 epochs, one 600th of the paper's training, are made the most of: batches of 32 for four times the
     updates, cut late, in bf16, without which a CPU takes half as long again. Of the rates tried for some dozen
@@ -246,20 +247,21 @@ def _full(scale: str) -> tuple[Arm, ...]:
         "smoke": _FEW,
         "laptop": {"batch": 32, "rate": 0.001, "epochs": 20, "cuts": (14, 18), "precision": "bf16"},
         "gpu": {"precision": "bf16"},
+        "imagenet": {"precision": "bf16"},
     }
-    if scale not in lengths:
-        return ()
+    seeds = {"smoke": 1, "laptop": 1, "gpu": 10, "imagenet": 3}[scale]
+    short = scale in ("smoke", "laptop")
     arms = []
     for name in ("paper", "code2012"):
-        recipe = edition(name, "imagenette")
-        if scale != "gpu":  # nor is there time for the first layer and the biases to go their own way
+        recipe = edition(name, "imagenet" if scale == "imagenet" else "imagenette")
+        if short:  # nor is there time for the first layer and the biases to go their own way
             recipe = replace(recipe, bias_cuts=None, conv1=())
         recipe = replace(recipe, **lengths[scale])
-        arms.append(Arm(name=name, recipe=recipe, seeds=10 if scale == "gpu" else 1, keep=keep))
+        arms.append(Arm(name=name, recipe=recipe, seeds=seeds, keep=keep))
         if scale == "gpu":
             tiny = replace(recipe, data="tiny-imagenet-200")
             arms.append(Arm(name=f"{name}-tiny", recipe=tiny, seeds=3, keep=keep, priority=1))
-    if scale != "gpu":
+    if short:
         recipe = replace(arms[0].recipe, net="alexnet-reduced", crop=128, **(REDUCED if scale == "laptop" else {}))
         seeds = 3 if scale == "laptop" else 1
         arms.append(Arm(name="reduced", recipe=recipe, seeds=seeds, keep=keep, priority=1))
@@ -270,29 +272,39 @@ IMAGENETTE = 9_469
 """Training images of Imagenette."""
 
 
-def _whole(scale: str, changes: Mapping[str, Mapping[str, Any]], of: str, suffix: str = "") -> list[Arm]:
+def _whole(
+    scale: str, changes: Mapping[str, Mapping[str, Any]], of: str, suffix: str = "", keep: tuple[str, ...] = ()
+) -> list[Arm]:
     """Return the paper's network, without its colour noise, and with each of ``changes`` to its recipe.
 
-    ``of``: the data set at ``gpu``. At ``laptop`` three epochs of Imagenette in the batches, at the rate and in the
-    precision of `_full`; ``suffix``: of the arms' names.
+    The changes may be those of AlexNet-32. ``of``: the data set at ``gpu`` and ``imagenet``; at the latter three
+    seeds, and five of the network itself for an ensemble. At ``laptop`` three epochs of Imagenette in the batches, at
+    the rate and in the precision of `_full`. ``suffix``: of the arms' names. ``keep``: as in ``Arm``, of the changed
+    ones.
     """
     length: dict[str, Any] = {
         "smoke": _FEW,
         "laptop": {"batch": 32, "rate": 0.001, "epochs": 3, "cuts": (), "precision": "bf16"},
         "gpu": {"precision": "bf16"},
+        "imagenet": {"precision": "bf16"},
     }[scale]
     base = replace(edition("paper", of), colour="none", **length)
-    seeds = {"smoke": 1, "laptop": 3, "gpu": 10 if of == "imagenette" else 3}[scale]
-    return [
-        Arm(
+    seeds = {"smoke": 1, "laptop": 3, "gpu": 10 if of == "imagenette" else 3, "imagenet": 3}[scale]
+
+    def arm(name: str, change: Mapping[str, Any]) -> Arm:
+        recipe = replace(base, **change)
+        return Arm(
             name=f"{name}{suffix}",
-            recipe=replace(base, **change),
+            recipe=replace(recipe, net=recipe.net.replace("alexnet32", "alexnet-paper")),
             seeds=seeds,
-            priority=0 if of == "imagenette" else 1,
-            keep=("conv1", "probabilities", "labels") if name == "base" else (),
+            priority=1 if of == "tiny-imagenet-200" else 0,
+            keep=keep,
         )
-        for name, change in {"base": {}, **changes}.items()
-    ]
+
+    whole = replace(
+        arm("base", {}), seeds=5 if scale == "imagenet" else seeds, keep=("conv1", "probabilities", "labels")
+    )
+    return [whole, *(arm(name, change) for name, change in changes.items())]
 
 
 def _imagenet_ablations(scale: str) -> tuple[Arm, ...]:

@@ -14,7 +14,7 @@ from alexnet_lib.estimates import Estimate, show, show_bootstrap, show_detectabl
 from alexnet_lib.recipes import Recipe
 
 DASH = "\N{EN DASH}"
-CLASSES = {"tiny-imagenet-200": 200}
+CLASSES = {"tiny-imagenet-200": 200, "imagenet": 1000}
 """Classes of the study's data sets that have other than ten."""
 
 

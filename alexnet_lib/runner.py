@@ -387,7 +387,7 @@ def run_here(experiments: Sequence[str], scale: str, session: Session, jobs: int
     Raises:
         StudyError: as `run`, or a process was killed.
     """
-    places = jobs or places_for(session.device)
+    places = jobs or places_for(scale, session.device)
     try:
         with workers(session.device, places) as executor:
             yield from run(experiments, scale, session, executor, places)
@@ -414,9 +414,11 @@ def device_for(scale: str, *, elsewhere: bool = False) -> str:
     return "cuda"
 
 
-def places_for(device: str) -> int:
-    """Return how many runs go side by side: one on each core, a few on a GPU."""
-    return GPU_PLACES if device == "cuda" else os.cpu_count() or 1
+def places_for(scale: str, device: str) -> int:
+    """Return how many runs go side by side: one on each core, a few on a GPU, which one on all of ImageNet fills."""
+    if device != "cuda":
+        return os.cpu_count() or 1
+    return 1 if scale == "imagenet" else GPU_PLACES
 
 
 def workers(device: str, jobs: int) -> concurrent.futures.Executor:

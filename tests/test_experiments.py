@@ -336,11 +336,35 @@ def test_the_ablations_on_alexnet_have_every_arm_that_a_claim_compares_at_laptop
     wanted = {
         claim["effect"][side]
         for claim in claims.load()
-        if "effect" in claim
+        if "effect" in claim and "laptop" in claim["test"]
         for side in ("with", "without", "arm")
         if side in claim["effect"] and claim["effect"][side] not in on_cifar.get(claim["experiment"], set())
     }
     assert on_pictures(suffix).keys() >= wanted
+
+
+@pytest.mark.parametrize("experiment", CHANGED)
+def test_on_imagenet_the_paper_s_network_is_changed_as_the_miniature_is(experiment: str) -> None:
+    arms = named(experiment, "imagenet")
+    base = arms.pop("base")
+    assert (base.recipe.net, base.recipe.data, base.recipe.epochs, base.seeds) == ("alexnet-paper", "imagenet", 93, 5)
+    assert {"conv1", "probabilities", "labels"} <= set(base.keep)
+    assert arms.keys() == CHANGED[experiment].keys()
+    for name, change in CHANGED[experiment].items():
+        expected = {
+            key: value.replace("alexnet32", "alexnet-paper") if key == "net" else value
+            for key, value in change.items()
+        }
+        assert difference(base.recipe, arms[name].recipe) == expected
+        assert arms[name].seeds == 3
+
+
+def test_on_imagenet_both_editions_have_the_logged_schedule() -> None:
+    arms = named("alexnet", "imagenet")
+    assert arms.keys() == {"paper", "code2012"}
+    for name, arm in arms.items():
+        assert arm.recipe == replace(experiments.edition(name, "imagenet"), precision="bf16")
+        assert arm.seeds == 3
 
 
 @pytest.mark.parametrize(("scale", "seeds"), [("smoke", 1), ("laptop", 3)])

@@ -24,7 +24,7 @@ from alexnet_lib.records import Record
 PROJECT = Path(__file__).resolve().parent.parent
 PUBLISHED = PROJECT / "data" / "runs"
 CLAIMS: list[dict[str, Any]] = yaml.safe_load((PROJECT / "data" / "claims.yml").read_text())
-WITH_EFFECT = [claim for claim in CLAIMS if "effect" in claim]
+WITH_EFFECT = [claim for claim in CLAIMS if "effect" in claim and "laptop" in claim["test"]]
 NOT_TESTED = "not tested at this scale"
 T = dict(
     enumerate(

@@ -111,5 +111,8 @@ def test_a_run_costs_its_operations_and_its_pre_training(arm: str, cost: float) 
     assert plan.runs("gpu")[found.recipe.id] == pytest.approx(cost)
 
 
-def test_a_scale_without_the_whole_network_has_no_runs() -> None:
-    assert plan.runs("imagenet") == {}
+def test_all_runs_on_imagenet_are_counted() -> None:
+    arms = [arm for name in experiments.EXPERIMENTS for arm in experiments.arms(name, "imagenet")]
+    assert plan.runs("imagenet").keys() == {
+        replace(arm.recipe, seed=seed).id for arm in arms for seed in range(arm.seeds)
+    }

@@ -859,7 +859,8 @@ def test_a_scale_that_needs_a_gpu_says_so_where_there_is_none(monkeypatch: pytes
 
 
 def test_a_gpu_trains_a_few_runs_side_by_side() -> None:
-    assert runner.places_for("cuda") == runner.GPU_PLACES
+    assert runner.places_for("gpu", "cuda") == runner.GPU_PLACES
+    assert runner.places_for("imagenet", "cuda") == 1
 
 
 # --- what runs cost -----------------------------------------------------------------------------------------
