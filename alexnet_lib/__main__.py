@@ -236,7 +236,9 @@ def _declare_run(part: argparse.ArgumentParser) -> None:
         "--pending", action="store_true", help="only what the published records, data/runs, lack as well"
     )
     part.add_argument("--device", help="cpu or cuda (default: what the scale's recipes need)")
-    part.add_argument("--jobs", type=int, help="runs side by side (default: one per core, a few on a GPU)")
+    part.add_argument(
+        "--jobs", type=int, help="runs side by side (default: one per core, a few on a GPU, one at scale imagenet)"
+    )
     part.add_argument("--budget", help="stop cleanly within this time, e.g. 9m, 90s, 2h")
     part.add_argument("--executor", help="do the runs on a Dask cluster, each worker one at a time: dask://HOST:PORT")
 

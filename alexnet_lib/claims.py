@@ -219,8 +219,11 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
     waiting = [layer for layer in layers if layer not in ended or ended[layer].n < results[layer].arm.seeds]
     if waiting:
         return replace(least, why=f"open, {len(waiting)} of 3 layers can't be judged yet"), "inconclusive"
-    verdicts = {verdict(claim, points, scale) for points in ended.values()}
-    return least, next(each for each in ("contradicted", "inconclusive", *VERDICTS[1::-1]) if each in verdicts)
+    verdicts = {name: verdict(claim, points, scale) for name, points in ended.items()}
+    judged = next(each for each in ("contradicted", "inconclusive", *VERDICTS[1::-1]) if each in verdicts.values())
+    decided = layer if verdicts[layer] == judged else next(name for name in layers if verdicts[name] == judged)
+    by = "" if decided == layer else f"decided by {decided}, {show(ended[decided])}"
+    return replace(least, why="; ".join(filter(None, (by, _why(claim, ended[decided], judged, scale))))), judged
 
 
 def _five_networks(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
@@ -392,7 +395,7 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
 def _measured(found: Estimate | None, judged: str) -> dict[str, str]:
     """Return the columns that runs fill."""
     if found is None:
-        return {"n": "0", "verdict": judged, "why": "no runs yet"}
+        return {"n": "0", "verdict": judged, "why": "no runs to compare yet"}
     return {
         "ours": show(found),
         "interval": show_interval(found),

@@ -200,7 +200,7 @@ class Dataset:
     def turned(self) -> Dataset:
         """Return the set whose question is by how many quarters an image is turned, which nobody has to label.
 
-        Training images come in all four turns each, test images in one, the turns taking turns.
+        Training images come in all four turns, one after the other, test images in one, the turns taking turns.
 
         Raises:
             StudyError: the images are on disk.
@@ -210,13 +210,13 @@ class Dataset:
                 f"recipe field 'pretrain': only images in memory are turned, those of {self.name} aren't"
             )
         every, tested = (
-            torch.stack([images.rot90(turn, (1, 2)) for turn in range(4)])
+            torch.stack([images.rot90(turn, (1, 2)) for turn in range(4)], dim=1)
             for images in (self.train.images, self.test.images)
         )
         turns = torch.arange(4, device=every.device)
-        train = Split(every.flatten(0, 1), turns.repeat_interleave(len(self.train)))
+        train = Split(every.flatten(0, 1), turns.repeat(len(self.train)))
         rows = torch.arange(len(self.test), device=every.device)
-        test = Split(tested[rows % 4, rows], rows % 4)
+        test = Split(tested[rows, rows % 4], rows % 4)
         return self._derived("turned", train, test, ("upright", "a quarter", "a half", "three quarters"))
 
     def _derived(self, how: str, train: Split, test: Split, classes: tuple[str, ...]) -> Dataset:

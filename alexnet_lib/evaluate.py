@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alexnet_lib.store import Jpegs
 
 BANK = 250
-"""Images whose layers' answers are held at a time, 0.5 MB each of AlexNet."""
+"""Training images whose layers' answers are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def features(model: nn.Module, images: Tensor | Jpegs, inputs: Inputs, layers: S
             if name in parts:
                 parts[name].append(answer.float().flatten(1))
     model.train(training)
-    return {layer: torch.cat(some) for layer, some in parts.items()}
+    return {layer: torch.cat(parts.pop(layer)) for layer in layers}  # a layer at a time is held twice
 
 
 class Nearest:
@@ -151,7 +151,8 @@ def neighbours(
     """Return the nearest training images of every test image, in pixels and in the answers of layers (P §6.1).
 
     ``data`` lies on the model's device. Returned are int64 (test images, k), by the layer's name and ``pixels``, of
-    the centre views. One pass over each split; what is held in memory are the answers to the test images.
+    the centre views. One pass over each split, the answers to the test images being held: of AlexNet's five layers
+    and the pixels 0.7 MB an image.
     """
     places = ["pixels", *layers]
     found = {

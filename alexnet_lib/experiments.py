@@ -278,9 +278,9 @@ def _whole(
     """Return the paper's network, without its colour noise, and with each of ``changes`` to its recipe.
 
     The changes may be those of AlexNet-32. ``of``: the data set at ``gpu`` and ``imagenet``; at the latter three
-    seeds, and five of the network itself for an ensemble. At ``laptop`` three epochs of Imagenette in the batches, at
-    the rate and in the precision of `_full`. ``suffix``: of the arms' names. ``keep``: as in ``Arm``, of the changed
-    ones.
+    seeds, and of the network itself enough for three ensembles of five. At ``laptop`` three epochs of Imagenette in
+    the batches, at the rate and in the precision of `_full`. ``suffix``: of the arms' names. ``keep``: as in ``Arm``,
+    of the changed ones.
     """
     length: dict[str, Any] = {
         "smoke": _FEW,
@@ -302,7 +302,7 @@ def _whole(
         )
 
     whole = replace(
-        arm("base", {}), seeds=5 if scale == "imagenet" else seeds, keep=("conv1", "probabilities", "labels")
+        arm("base", {}), seeds=15 if scale == "imagenet" else seeds, keep=("conv1", "probabilities", "labels")
     )
     return [whole, *(arm(name, change) for name, change in changes.items())]
 

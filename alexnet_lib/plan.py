@@ -73,13 +73,14 @@ def measured(recorded: Sequence[Record]) -> dict[str, tuple[float, int]]:
 def runs(scale: str) -> dict[str, float]:
     """Return the study's runs of networks of the paper's size at a scale, id -> cost.
 
-    The cost is in runs of the paper's network of the same length. Runs on Tiny ImageNet are left out: they stand in
-    for all of ImageNet, as those on Imagenette do.
+    The cost is in runs of the paper's network and length, by operations and epochs. Runs on Tiny ImageNet are left
+    out: they stand in for all of ImageNet, as those on Imagenette do.
     """
     return {
         replace(arm.recipe, seed=seed).id: models.training_flops(arm.recipe.net)
         / INPUTS["operations"].value
-        * (1 + 4 * arm.recipe.pretrain / arm.recipe.epochs)
+        * (arm.recipe.epochs + 4 * arm.recipe.pretrain)
+        / INPUTS["epochs"].value
         for name in experiments.EXPERIMENTS
         for arm in experiments.arms(name, scale)
         if models.NETS[arm.recipe.net].image_size == models.FULL.image and arm.recipe.data != "tiny-imagenet-200"

@@ -25,7 +25,7 @@ from alexnet_lib.evidence import ArmResult
 from alexnet_lib.experiments import Arm, arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
-from alexnet_lib.train import Epoch, Result, check_device, first_kernels, train
+from alexnet_lib.train import Epoch, Result, check_device, first_kernels, out_of_memory, train
 
 NEIGHBOUR_LAYERS = ("pool1", "pool2", "pool5", "act6", "act7")
 """Layers of AlexNet in which nearest images are looked for, besides pixels."""
@@ -249,7 +249,15 @@ def perform(task: Task, session: Session) -> Ended | None:
     record = records.make(result, dataset, experiment=task.experiment, arm=task.arm, scale=task.scale, begun=begun)
     if not task.keep or result.outcome != "completed":
         return record, None
-    tensors = kept(result, dataset, task.keep)
+    try:
+        tensors = kept(result, dataset, task.keep)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise StudyError(
+            f"{task.label}: out of memory after the training, in the search for nearest images: the same command "
+            "with fewer runs side by side (--jobs), or with other programs closed, goes on from the checkpoint"
+        ) from error
     record["scores"] |= {
         f"{name}_same_class": evaluate.same_class(near, dataset.test.labels, dataset.train.labels)
         for name, near in tensors.items()
@@ -312,13 +320,13 @@ def run(
     that says so.
 
     Raises:
-        StudyError: a run can't be done; the others in flight end first.
+        StudyError: a run can't be done, and the others in flight end first; or none of the scale can.
     """
     flying: dict[concurrent.futures.Future[Ended | StudyError | None], str] = {}
     failed: BaseException | None = None
     late = False
     elsewhere: set[str] = set()
-    unfit: set[str] = set()
+    unfit: dict[str, str] = {}
     with contextlib.ExitStack() as leaving:
         held: dict[str, contextlib.ExitStack] = {}  # by this process, not its workers: until the record is written
         while True:
@@ -333,7 +341,7 @@ def run(
                     continue
                 if why := _unfit(task, session):
                     _say(f"{task.label}: left out, {why}")
-                    unfit.add(run)
+                    unfit[run] = why
                     continue
                 with contextlib.ExitStack() as lock:
                     if not lock.enter_context(session.alone(run)):
@@ -363,6 +371,8 @@ def run(
                     yield record
     if failed is not None:
         raise failed
+    if unfit and not _recorded(scale, session.folder, session.also):
+        raise StudyError(f"no run of scale {scale!r} can be done here: {next(iter(unfit.values()))}")
 
 
 def _unfit(task: Task, session: Session) -> str:

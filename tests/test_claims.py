@@ -499,11 +499,28 @@ def test_on_imagenet_the_test_error_is_that_of_ten_views(tmp_path: Path, scale: 
     assert found.mean == pytest.approx(points)
 
 
-def without_a_layer(folder: Path, differences: dict[str, list[float]]) -> Results:
-    """Return the experiment on depth with these differences, base minus the network without the layer."""
+@pytest.mark.parametrize(
+    ("level", "expected"), [(40.7, "reproduced"), (39.0, "direction reproduced"), (43.0, "contradicted")]
+)
+def test_the_error_on_imagenet_is_judged_by_ten_views_of_the_network_of_2012(
+    tmp_path: Path, level: float, expected: str
+) -> None:
+    scores = [{"test_error": 50.0, "test_error_10views": level + 0.05 * seed} for seed in range(3)]
+    results = results_of(
+        tmp_path, "alexnet", *ended("alexnet", "code2012", scores, scale="imagenet"), scale="imagenet"
+    )
+    assert judge(BY_ID["ilsvrc-2012-one-network"], results, "imagenet")[1] == expected
+
+
+def without_a_layer(folder: Path, differences: dict[str, list[float]], scale: str = "laptop") -> Results:
+    """Return the experiment on depth with these differences, base minus the network without the layer.
+
+    They are in the metric that the scale is judged by; in the other all networks are alike.
+    """
+    metric = "test_error_10views" if scale == "imagenet" else "test_error"
 
     def errors(of: Sequence[float]) -> list[dict[str, float]]:
-        return [{"test_error": one, "test_error_10views": one} for one in of]
+        return [{metric: one} for one in of]
 
     each = differences.items()
     runs = [run for name, points in each for run in ended("depth", name, errors([30 - one for one in points]))]
@@ -513,7 +530,7 @@ def without_a_layer(folder: Path, differences: dict[str, list[float]]) -> Result
 @pytest.mark.parametrize("verdicts", list(itertools.product(OF_VERDICT, repeat=3)), ids=", ".join)
 def test_depth_is_judged_by_all_three_layers_together(tmp_path: Path, verdicts: tuple[str, ...]) -> None:
     differences = {layer: OF_VERDICT[one] for layer, one in zip(LAYERS, verdicts, strict=True)}
-    found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences), "imagenet")
+    found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences, "imagenet"), "imagenet")
     if "contradicted" in verdicts:
         expected = "contradicted"
     elif "inconclusive" in verdicts:
@@ -522,7 +539,12 @@ def test_depth_is_judged_by_all_three_layers_together(tmp_path: Path, verdicts: 
         expected = "reproduced" if set(verdicts) == {"reproduced"} else "direction reproduced"
     assert judged == expected
     assert found
-    assert found.mean == pytest.approx(max(sum(points) / 3 for points in differences.values()))
+    means = {layer: sum(points) / 3 for layer, points in differences.items()}
+    assert found.mean == pytest.approx(max(means.values()))
+    decided = {layer for layer, verdict in zip(LAYERS, verdicts, strict=True) if verdict == expected}
+    printed = max(means, key=lambda layer: means[layer])
+    assert ("decided by" in found.why) == (printed not in decided)
+    assert any(layer in found.why for layer in decided) or printed in decided
 
 
 def test_depth_prints_the_smallest_effect_with_the_largest_p_value(tmp_path: Path) -> None:

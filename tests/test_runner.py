@@ -303,6 +303,12 @@ def test_a_run_in_a_precision_that_the_machine_lacks_is_left_out(
     )
 
 
+def test_a_machine_that_can_do_no_run_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
+    add_experiment(monkeypatch, [Arm(name="other", recipe=replace(TINY, precision="tf32"), seeds=1)])
+    with pytest.raises(StudyError, match=r"no run of scale 'smoke' can be done here: .*needs a CUDA device"):
+        do(quiet)
+
+
 def test_a_run_that_another_process_is_at_is_left_to_it(
     monkeypatch: pytest.MonkeyPatch, quiet: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -242,9 +242,25 @@ def test_evaluation_counts_each_training_and_test_image_once(watch: Watch) -> No
 def test_the_error_after_an_epoch_is_measured_on_the_first_training_images(
     watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "TRAIN_SAMPLE", 5)
+    monkeypatch.setattr(training, "measured_again", lambda images: images // 4)
     watch.trainer.epoch()
     assert watch.tested() == [*range(5), *range(100, 108)]
+
+
+@pytest.mark.parametrize(
+    ("images", "some"),
+    [
+        (20, 20),
+        (1_000, 1_000),
+        (3_000, 1_000),
+        (9_469, 1_894),
+        (40_000, 10_000),
+        (50_000, 10_000),
+        (1_281_167, 10_000),
+    ],
+)
+def test_the_error_is_measured_on_ten_thousand_images_or_a_fifth_of_a_smaller_set(images: int, some: int) -> None:
+    assert training.measured_again(images) == some
 
 
 def test_images_keep_their_labels(watch: Watch, pixels: Callable[[Tensor, Tensor], Tensor]) -> None:
