@@ -236,11 +236,11 @@ def _full(scale: str) -> tuple[Arm, ...]:
     """Return the whole network in the two editions of 2012: on Imagenette, at ``gpu`` on Tiny ImageNet as well.
 
     At ``laptop`` 20 epochs, one 600th of the paper's training, are made the most of: batches of 32 for four times the
-    updates, cut late, in bf16, without which a CPU takes half as long again. Of the rates tried for some dozen
-    updates on training images, 0.0025, which is the paper's for this batch, and 0.005 throw the loss above that of
-    guessing, where it stays; 0.001 doesn't. After both editions comes the arm ``reduced``, the edition ``paper`` made
-    small (`alexnet_lib.models.REDUCED`): a CPU can train it for longer, and with seeds enough for a verdict. A GPU
-    trains the whole one instead.
+    updates, cut late, in bf16, without which a CPU takes half as long again. In short trials on training images, not
+    on record, 0.0025, which is the paper's rate for this batch, and 0.005 threw the loss above that of guessing
+    within a dozen updates, where it stayed; 0.001 did not. After both editions comes the arm ``reduced``, the edition
+    ``paper`` made small (`alexnet_lib.models.REDUCED`): a CPU can train it for longer, and with seeds enough for a
+    verdict. A GPU trains the whole one instead.
     """
     keep = ("conv1", "snapshots", "probabilities", "labels", "neighbours")
     lengths: dict[str, dict[str, Any]] = {

@@ -13,7 +13,9 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -55,7 +57,7 @@ def runs_folder(folder: Path | None = None) -> Path:
 
 
 def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str, begun: datetime) -> Record:
-    """Return the record of a run that has ended."""
+    """Return the record of a run, after the last of its work: the peak of memory is that of now."""
     return {
         "schema": SCHEMA,
         "id": result.recipe.id,
@@ -69,7 +71,7 @@ def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str
         "history": [asdict(epoch) for epoch in result.history],
         **({"pretraining": [asdict(epoch) for epoch in result.pretraining]} if result.pretraining else {}),
         "scores": result.scores,
-        "cost": result.cost,
+        "cost": result.cost | {"peak_memory_bytes": peak_memory(result.device)},
         "provenance": {
             **provenance(result.device),
             "split": result.split,
@@ -77,6 +79,14 @@ def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str
             "begun": begun.isoformat(timespec="seconds"),
         },
     }
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the bytes that the device had in use at most; on a CPU this process, whatever else it has done."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

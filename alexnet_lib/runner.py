@@ -22,7 +22,7 @@ from torch import Tensor
 
 from alexnet_lib import data, evaluate, evidence, locks, models, records
 from alexnet_lib.evidence import ArmResult
-from alexnet_lib.experiments import Arm, arms, check_scale
+from alexnet_lib.experiments import SCALES, Arm, arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
 from alexnet_lib.train import Epoch, Result, check_device, first_kernels, out_of_memory, train
@@ -246,11 +246,8 @@ def perform(task: Task, session: Session) -> Ended | None:
         )
     except OutOfTime:
         return None
-    record = records.make(result, dataset, experiment=task.experiment, arm=task.arm, scale=task.scale, begun=begun)
-    if not task.keep or result.outcome != "completed":
-        return record, None
     try:
-        tensors = kept(result, dataset, task.keep)
+        tensors = kept(result, dataset, task.keep) if task.keep and result.outcome == "completed" else {}
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -258,12 +255,15 @@ def perform(task: Task, session: Session) -> Ended | None:
             f"{task.label}: out of memory after the training, in the search for nearest images: the same command "
             "with fewer runs side by side (--jobs), or with other programs closed, goes on from the checkpoint"
         ) from error
+    record = records.make(result, dataset, experiment=task.experiment, arm=task.arm, scale=task.scale, begun=begun)
     record["scores"] |= {
         f"{name}_same_class": evaluate.same_class(near, dataset.test.labels, dataset.train.labels)
         for name, near in tensors.items()
         if name.startswith("neighbours")
     }
-    content, record["kept"] = records.pack(tensors)
+    content = None
+    if tensors:
+        content, record["kept"] = records.pack(tensors)
     return record, content
 
 
@@ -325,8 +325,8 @@ def run(
     flying: dict[concurrent.futures.Future[Ended | StudyError | None], str] = {}
     failed: BaseException | None = None
     late = False
-    elsewhere: set[str] = set()
-    unfit: dict[str, str] = {}
+    waiting: list[Task] = []
+    told: set[str] = set()  # of the runs left out
     with contextlib.ExitStack() as leaving:
         held: dict[str, contextlib.ExitStack] = {}  # by this process, not its workers: until the record is written
         while True:
@@ -337,17 +337,16 @@ def run(
                 run = task.recipe.id
                 if len(flying) == places:
                     break
-                if run in held or run in unfit:
+                if run in held:
                     continue
-                if why := _unfit(task, session):
-                    _say(f"{task.label}: left out, {why}")
-                    unfit[run] = why
-                    continue
+                why = _unfit(task, session)
                 with contextlib.ExitStack() as lock:
-                    if not lock.enter_context(session.alone(run)):
-                        if run not in elsewhere:
-                            _say(f"{task.label}: left out, another process is at it")
-                        elsewhere.add(run)
+                    if not why and not lock.enter_context(session.alone(run)):
+                        why = "another process is at it"
+                    if why:
+                        if run not in told:
+                            _say(f"{task.label}: left out, {why}")
+                        told.add(run)
                     elif _done(task, session):  # by the process that held it until now
                         stale = True
                     else:
@@ -371,8 +370,9 @@ def run(
                     yield record
     if failed is not None:
         raise failed
-    if unfit and not _recorded(scale, session.folder, session.also):
-        raise StudyError(f"no run of scale {scale!r} can be done here: {next(iter(unfit.values()))}")
+    reasons = [_unfit(task, session) for task in waiting]
+    if reasons and all(reasons) and not _recorded(scale, session.folder, session.also):
+        raise StudyError(f"no run of scale {scale!r} can be done here: {reasons[0]}")
 
 
 def _unfit(task: Task, session: Session) -> str:
@@ -475,7 +475,8 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
     if not isinstance(retrain, bool):
         raise StudyError(f"parameter 'retrain': expected bool, got {type(retrain).__name__} {retrain!r}")
     if not arms(experiment, scale):
-        raise StudyError(f"experiment {experiment!r} has no scale {scale!r}: take smoke, laptop or gpu")
+        there = ", ".join(other for other in SCALES if arms(experiment, other))
+        raise StudyError(f"experiment {experiment!r} has no scale {scale!r}: take one of {there}")
     if os.environ.get("ALEXNET_RUNS"):
         folder = records.runs_folder()
     elif retrain:

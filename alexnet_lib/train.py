@@ -8,8 +8,6 @@ import functools
 import gc
 import os
 import pickle
-import resource
-import sys
 import time
 import traceback
 import zipfile
@@ -682,15 +680,7 @@ def train(
         snapshots=trainer.snapshots,
         pretraining=trainer.pretraining,
         split=trainer.split,
-        cost={
-            **{f"{name}_seconds": seconds for name, seconds in trainer.seconds.items()},
-            "peak_memory_bytes": float(
-                torch.cuda.max_memory_allocated()
-                if trainer.device.type == "cuda"
-                # Of the whole process, which may have done other runs before; macOS counts bytes, others KiB.
-                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-            ),
-        },
+        cost={f"{name}_seconds": seconds for name, seconds in trainer.seconds.items()},
     )
 
 

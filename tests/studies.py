@@ -232,7 +232,7 @@ def pretend(errors: Callable[[Recipe], list[float]]) -> Callable[..., Result]:
             past.append(Epoch(**epoch))
             on_epoch(past[-1])
             outcome = outcome or abandon(past)
-        cost = {"train_seconds": 1.0, "evaluate_seconds": 1.0, "peak_memory_bytes": 1.0}
+        cost = {"train_seconds": 1.0, "evaluate_seconds": 1.0}
         return Result(recipe, torch.device(device), nn.Sequential(), [origin], past, outcome or "completed", {}, cost)
 
     return train

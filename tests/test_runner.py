@@ -649,6 +649,22 @@ def read_kept(run: Kept) -> dict[str, torch.Tensor]:
     return records.kept(run.record, run.session.folder)
 
 
+def test_the_peak_of_memory_is_taken_after_the_work_on_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    taken: list[str] = []
+
+    def kept(*_: object) -> dict[str, torch.Tensor]:
+        taken.append("kept")
+        return {}
+
+    monkeypatch.setattr(runner, "train", pretend(by_rate))
+    monkeypatch.setattr(runner, "kept", kept)
+    monkeypatch.setattr(records, "peak_memory", lambda device: float(len(taken)))
+    add_experiment(monkeypatch, [replace(ONE, keep=("conv1",))])
+    assert [run["cost"]["peak_memory_bytes"] for run in do(quiet)] == [1.0]
+
+
 def test_a_run_keeps_its_tensors_in_a_file_beside_its_record(kept_run: Kept) -> None:
     assert [path.name for path in kept_run.file.parent.iterdir()] == [kept_run.file.name]
 
