@@ -250,7 +250,7 @@ def digest(*splits: Split) -> str:
 def parts(images: Tensor | Jpegs, rows: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield the images of each part of rows, int64 (n,); from disk, the next parts are decoded meanwhile."""
     if isinstance(images, Tensor):
-        return (images[some] for some in rows)
+        return (images.index_select(0, some) for some in rows)  # by whole images; [some] goes by bytes
     return images[torch.cat([*rows])].split([len(some) for some in rows])
 
 
