@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-MINUS = "\N{MINUS SIGN}"
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 CONFIDENCE = 0.95
 POWER = 0.8
 """Chance of an interval without zero that the smallest detectable effect is worked out for."""
@@ -127,12 +127,12 @@ def show(found: Estimate) -> str:
 
 def show_interval(found: Estimate) -> str:
     """Return the interval as the ledger prints it: a dash where one seed gives none, no upper end of a bound."""
-    return "-" if found.n < 2 else _ends(found, (found.low, found.high))
+    return DASH if found.n < 2 else _ends(found, (found.low, found.high))
 
 
 def show_bootstrap(found: Estimate) -> str:
     """Return the bootstrap's interval, as `show_interval`."""
-    return "-" if found.n < 2 else _ends(found, found.bootstrap)
+    return DASH if found.n < 2 else _ends(found, found.bootstrap)
 
 
 def _ends(found: Estimate, ends: tuple[float, float]) -> str:

@@ -171,6 +171,7 @@ def curves(results: Mapping[str, ArmResult], names: Mapping[str, str] | None = N
                 )
     for panel, title in zip(panels, ("training images", "test images"), strict=True):
         panel.set(title=title, xlabel="epochs", ylim=(0, None), xlim=(0, None))
+        panel.locator_params(axis="x", integer=True)
     panels[0].set_ylabel("error, %")
     if panels[1].lines:
         panels[1].legend(fontsize=9)

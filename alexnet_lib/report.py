@@ -10,18 +10,17 @@ from IPython.display import HTML, Markdown
 from alexnet_lib import images, models
 from alexnet_lib.claims import Claim
 from alexnet_lib.effects import Results, level
-from alexnet_lib.estimates import Estimate, show, show_bootstrap, show_detectable, show_interval
+from alexnet_lib.estimates import DASH, Estimate, show, show_bootstrap, show_detectable, show_interval
 from alexnet_lib.recipes import Recipe
 
-DASH = "\N{EN DASH}"
 CLASSES = {"tiny-imagenet-200": 200, "imagenet": 1000}
 """Classes of the study's data sets that have other than ten."""
 
 
 def table(rows: Iterable[Mapping[str, object]] | pd.DataFrame) -> HTML:
-    """Return rows, column -> text, as a table in the book's style."""
+    """Return rows, column -> text, as a table in the book's style: a dash where there is no text."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    return HTML(frame.to_html(index=False, border=0, classes="study", justify="left"))  # type: ignore[no-untyped-call]
+    return HTML(frame.replace("", DASH).to_html(index=False, border=0, classes="study", justify="left"))  # type: ignore[no-untyped-call]
 
 
 def arms(results: Results) -> HTML:

@@ -691,7 +691,7 @@ def test_one_pair_is_printed_without_interval_and_decides_nothing(tmp_path: Path
     found = row(claims.ledger("laptop", runs), "relu-six-times-faster")
     assert (found["ours"], found["interval"], found["n"], found["verdict"]) == (
         "6.00 x",
-        "-",
+        "–",
         "1",
         "inconclusive",
     )
@@ -793,7 +793,7 @@ def test_a_level_is_printed_without_verdict_p_value_or_detectable_effect(family:
 def test_a_single_pair_has_a_dash_for_its_interval_and_no_bootstrap(tmp_path: Path, claim: str) -> None:
     runs = [*figure1({"relu-2012": [4.0], "tanh-2012": [24.0]}), *pairs("lrn", "base", "no-lrn", [-1.0])]
     found = row(claims.ledger("laptop", write(tmp_path, runs)), claim)
-    assert (found["n"], found["interval"], found["bootstrap"]) == ("1", "-", "")
+    assert (found["n"], found["interval"], found["bootstrap"]) == ("1", "–", "")
 
 
 def test_a_capped_or_incomplete_level_of_the_towers_has_no_detectable_effect(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_an_estimate_is_printed_with_its_unit_and_a_true_minus(
 @pytest.mark.parametrize("unit", ["ratio", "points", "per cent"])
 def test_the_intervals_of_a_single_value_are_a_dash(unit: str) -> None:
     found = made([3.0], unit)
-    assert (show_interval(found), show_bootstrap(found)) == ("-", "-")
+    assert (show_interval(found), show_bootstrap(found)) == ("–", "–")
 
 
 def test_the_detectable_effect_is_printed_with_the_number_of_pairs() -> None:

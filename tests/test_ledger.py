@@ -144,7 +144,7 @@ def check_effect(ledger: pd.DataFrame, lines: list[dict[str, Any]], claim: dict[
     assert (digits[0] in "+−") == (unit == "points" and digits != "0.00")
     assert number(digits) == pytest.approx(mean, abs=0.00501)
     if n == 1:
-        assert found["interval"] == "-"
+        assert found["interval"] == "–"
     else:
         ends = [number(end) for end in found["interval"].split(" to ")]
         assert ends == pytest.approx([low, high], abs=0.00501)
@@ -290,7 +290,7 @@ def check_figure1(ledger: pd.DataFrame, lines: list[dict[str, Any]]) -> None:
     if n:
         assert found["ours"] == f"{'at least ' if at_least else ''}{ratio:.2f} x"
         ends = f"{low:.2f} or more" if at_least else f"{low:.2f} to {high:.2f}"
-        assert found["interval"] == ("-" if n == 1 else ends)
+        assert found["interval"] == ("–" if n == 1 else ends)
         assert found["verdict"] == six_times(n, ratio, low, high, at_least)
     settings = sorted({run["arm"].split("-", 1)[1] for run in lines})
     enough = {s: numbers for s in settings if (numbers := recompute(lines, s))[0] >= 3}

@@ -161,8 +161,8 @@ def test_effects_stand_beside_the_paper_s_numbers_with_both_intervals() -> None:
     columns = ["comparison", "paper", "ours", "95 % interval (t)", "bootstrap", "n"]
     assert [[row[column] for column in columns] for row in found] == [
         ["with minus without", "-1.4 points", "−1.50 points", "−7.85 to +4.85", "−2.00 to −1.00", "2"],
-        ["a ratio", "", "2.00 x", "2.00 to 2.00", "2.00 to 2.00", "2"],
-        ["one pair", "x", "+1.00 points", "-", "-", "1"],
+        ["a ratio", "–", "2.00 x", "2.00 to 2.00", "2.00 to 2.00", "2"],
+        ["one pair", "x", "+1.00 points", "–", "–", "1"],
         ["none yet", "6 x", "–", "–", "–", "0"],
     ]
 
