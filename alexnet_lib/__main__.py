@@ -100,7 +100,7 @@ def _train(options: argparse.Namespace) -> None:
 
     from alexnet_lib import data, experiments, parallel, records, runner, store, train
 
-    begun, origin = datetime.now(UTC), records.commit()["commit"] or "unknown"
+    begun, origin = datetime.now(UTC), records.origin()
     device, *second = _devices(options)
     fields = {"data": options.data, **_fields(options.set)}
     if options.net == "alexnet":

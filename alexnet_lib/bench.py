@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -78,7 +77,7 @@ def reference(recipe: Recipe, data: Dataset, folder: Path, images: int, device: 
         files,
         batch_size=recipe.batch,
         sampler=torch_data.RandomSampler(files, num_samples=images),
-        num_workers=os.cpu_count() or 1,
+        num_workers=records.cores(),
         persistent_workers=True,
         pin_memory=device.type == "cuda",
     )
@@ -346,7 +345,7 @@ ALONE = {128: 25_000, 1024: 40_000}
 
 def full(data: Dataset, device: str, rounds: int) -> str:
     """Return the report on AlexNet, which has all cores, or the GPU in bf16."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(records.cores())
     place, precision = torch.device(device), "bf16" if device == "cuda" else "float32"
     images = torch.arange(IMAGES[device])
     few = chosen(data, images[: len(data.train)])

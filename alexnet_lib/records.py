@@ -34,6 +34,8 @@ SCHEMA = 1
 PROJECT = Path(__file__).resolve().parent.parent
 PUBLISHED = PROJECT / "data" / "runs"
 Record = dict[str, Any]
+CHANGED = ", changed"
+"""What follows the commit of code that differs from it."""
 KEYS = (
     "schema",
     "id",
@@ -132,6 +134,12 @@ def commit() -> dict[str, Any]:
     return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
 
 
+def origin() -> str:
+    """Return the commit in the words that a checkpoint keeps of each part of a run: changed code says so."""
+    found = commit()
+    return (found["commit"] or "unknown") + (CHANGED if found["dirty"] else "")
+
+
 def version() -> str:
     """Return which library this process runs: its commit, and a hash of its source as the process first saw it."""
     return f"commit {(commit()['commit'] or 'unknown')[:10]}, source {_source()[:10]}"
@@ -143,6 +151,11 @@ def _source() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         total.update(path.name.encode() + path.read_bytes())
     return total.hexdigest()
+
+
+def cores() -> int:
+    """Return how many cores this process may use: under ``taskset``, or Slurm, fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_model() -> str:
@@ -319,11 +332,18 @@ def publish(folder: Path) -> tuple[list[Record], list[Record]]:
         if (record["scale"], record["id"]) not in there:
             there.add((record["scale"], record["id"]))
             new.append(record)
-    refused = [record for record in new if record["provenance"]["dirty"] or not record["provenance"]["commit"]]
+    refused = [record for record in new if not _committed(record["provenance"])]
     added = [record for record in new if record not in refused]
     for record in added:
         append(record, PUBLISHED, _content(record, folder) if "kept" in record else None)
     return added, refused
+
+
+def _committed(provenance: Mapping[str, Any]) -> bool:
+    """Return whether a commit holds the code of every part of a run; the first records name only the last part's."""
+    parts: list[str] = provenance.get("commits", [])
+    changed = provenance["dirty"] or any(part.endswith(CHANGED) for part in parts)
+    return bool(provenance["commit"]) and not changed
 
 
 def _check(record: Any) -> None:

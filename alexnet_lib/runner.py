@@ -189,7 +189,7 @@ class Session:
             file.unlink(missing_ok=True)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=2)  # of a worker's whole life
 def _data(name: str) -> data.Dataset:
     return data.load(name)
 
@@ -214,7 +214,7 @@ def perform(task: Task, session: Session) -> Ended | None:
             return None
     torch.set_num_threads(1 if session.device == "cpu" else torch.get_num_threads())
     begun, dataset = datetime.now(UTC), _data(task.recipe.data)
-    origin = records.commit()["commit"] or "unknown"  # as it is now, before the run
+    origin = records.origin()  # as it is now, before the run
     last = time.time()
 
     def on_epoch(epoch: Epoch) -> None:
@@ -427,7 +427,7 @@ def device_for(scale: str, *, elsewhere: bool = False) -> str:
 def places_for(scale: str, device: str) -> int:
     """Return how many runs go side by side: one on each core, a few on a GPU, which one on all of ImageNet fills."""
     if device != "cuda":
-        return os.cpu_count() or 1
+        return records.cores()
     return 1 if scale == "imagenet" else GPU_PLACES
 
 

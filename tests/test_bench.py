@@ -21,7 +21,7 @@ LARGE = replace(bench.ALEXNET, net="alexnet-reduced", crop=128, batch=4)
 
 @pytest.fixture(autouse=True)
 def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr(bench.records, "cores", lambda: 1)
 
 
 @pytest.fixture

@@ -360,7 +360,14 @@ def test_publish_takes_what_is_kept_of_a_network_along(study: Path, tell: Tell) 
     assert torch.equal(records.kept(made, records.PUBLISHED)["conv1"], kernels["conv1"])
 
 
-@pytest.mark.parametrize("provenance", [{"commit": "0" * 40, "dirty": True}, {"commit": None, "dirty": None}])
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {"commit": "0" * 40, "dirty": True},
+        {"commit": None, "dirty": None},
+        {"commit": "0" * 40, "dirty": False, "commits": [f"{'1' * 40}{records.CHANGED}", "0" * 40]},
+    ],
+)
 def test_publish_refuses_runs_of_code_that_no_commit_holds(
     study: Path, tell: Tell, provenance: dict[str, object]
 ) -> None:

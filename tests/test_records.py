@@ -462,6 +462,17 @@ def test_a_cpu_whose_kernel_tells_no_model_is_named_all_the_same(monkeypatch: py
     assert records.cpu_model() != ""
 
 
+def test_a_process_that_may_use_a_part_of_the_cores_counts_that_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 5}, raising=False)
+    assert records.cores() == 2
+
+
+def test_where_no_part_can_be_told_all_cores_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert records.cores() == 3
+
+
 def test_provenance_has_the_beginning_in_utc(record: Record) -> None:
     assert record["provenance"]["begun"] == "2026-01-02T03:04:05+00:00"
 
@@ -527,6 +538,13 @@ def test_a_changed_or_new_file_makes_the_tree_dirty(project: Path, name: str) ->
 
 
 @needs_git
+def test_the_origin_of_a_part_of_a_run_says_whether_the_code_was_changed(project: Path) -> None:
+    assert records.origin() == git(project, "rev-parse", "HEAD")
+    (project / "alexnet_lib" / "new.py").touch()
+    records.commit.cache_clear()
+    assert records.origin() == f"{git(project, 'rev-parse', 'HEAD')}, changed"
+
+
 def test_prose_does_not_make_the_tree_dirty(project: Path) -> None:
     (project / "README.md").write_text("a\n")
     assert records.commit()["dirty"] is False
@@ -590,3 +608,4 @@ def test_every_published_record_names_a_clean_commit_of_the_history() -> None:
     origins = [run["provenance"] for run in records.read(records.PUBLISHED)]
     assert origins
     assert [origin for origin in origins if origin["commit"] not in commits or origin["dirty"]] == []
+    assert {part for origin in origins for part in origin.get("commits", [])} <= commits
