@@ -478,7 +478,7 @@ COMMANDS = {
     "evaluate": (
         _evaluate,
         "measure the error rates of trained weights in a file, with one view and ten",
-        "evaluate alexnet.pth --net alexnet-one-tower --data folder:path=imagenet",
+        "evaluate alexnet.pth --net alexnet-one-tower --data imagenet",
         _declare_evaluate,
     ),
     "run": (

@@ -46,8 +46,8 @@ def arms(results: Results) -> HTML:
 
 
 def labels(results: Results) -> dict[str, str]:
-    """Return the arms' names as figures and tables show them: what stands in for the whole network is marked."""
-    return {name: f"{name} (not the whole network)" if name == "reduced" else name for name in results}
+    """Return the arms' names of AlexNet itself as figures and tables show them; what stands in for it is marked."""
+    return {name: f"{name} (not the whole network)" if name == "reduced" else f"edition {name}" for name in results}
 
 
 def _changes(first: Recipe, other: Recipe) -> str:

@@ -106,8 +106,8 @@ def test_another_network_is_no_other_change(tmp_path: Path) -> None:
 
 def test_the_reduced_network_is_not_taken_for_the_whole_one(tmp_path: Path) -> None:
     assert report.labels(results_of(tmp_path, "alexnet")) == {
-        "paper": "paper",
-        "code2012": "code2012",
+        "paper": "edition paper",
+        "code2012": "edition code2012",
         "reduced": "reduced (not the whole network)",
     }
 
