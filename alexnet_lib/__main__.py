@@ -104,6 +104,7 @@ def _train(options: argparse.Namespace) -> None:
     device, *second = _devices(options)
     fields = {"data": options.data, **_fields(options.set)}
     if options.net == "alexnet":
+        Recipe.parse(fields)  # before anything is reckoned from them
         length = {"epochs": fields["epochs"]} if "epochs" in fields else {}
         fields = experiments.edition(options.edition, options.data, **length).resolved() | fields
     else:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import data as torch_data
 
-from alexnet_lib import experiments, models, records
+from alexnet_lib import experiments, machine, models
 from alexnet_lib.data import Dataset, Split, load, resident
 from alexnet_lib.evaluate import autocast
 from alexnet_lib.layers import CrossMapNorm
@@ -77,7 +77,7 @@ def reference(recipe: Recipe, data: Dataset, folder: Path, images: int, device: 
         files,
         batch_size=recipe.batch,
         sampler=torch_data.RandomSampler(files, num_samples=images),
-        num_workers=records.cores(),
+        num_workers=machine.cores(),
         persistent_workers=True,
         pin_memory=device.type == "cuda",
     )
@@ -295,7 +295,7 @@ def small(data: Dataset, rounds: int) -> str:
 
 
 def _head(device: str, recipe: Recipe, data: Dataset, rounds: int) -> list[str]:
-    processor = torch.cuda.get_device_name() if device == "cuda" else records.cpu_model()
+    processor = torch.cuda.get_device_name() if device == "cuda" else machine.cpu_model()
     return [
         f"{processor}; {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}; "
         f"threads: {torch.get_num_threads()}",
@@ -345,7 +345,7 @@ ALONE = {128: 25_000, 1024: 40_000}
 
 def full(data: Dataset, device: str, rounds: int) -> str:
     """Return the report on AlexNet, which has all cores, or the GPU in bf16."""
-    torch.set_num_threads(records.cores())
+    torch.set_num_threads(machine.cores())
     place, precision = torch.device(device), "bf16" if device == "cuda" else "float32"
     images = torch.arange(IMAGES[device])
     few = chosen(data, images[: len(data.train)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from alexnet_lib import augment, records
+from alexnet_lib import augment, machine
 from alexnet_lib.bench import batched_augmentation, chosen, measure, table, transforms
 from alexnet_lib.data import Dataset, load, parts
 from alexnet_lib.recipes import Recipe, StudyError
@@ -47,7 +46,7 @@ def report(name: str, source: Path, *, images: int = 512, rounds: int = 5) -> st
         }
         rows = measure(contenders, len(data.train), rounds, time.process_time)
     lines = [
-        f"{records.cpu_model()}; torch {torch.__version__}; {os.cpu_count()} decoding threads",
+        f"{machine.cpu_model()}; torch {torch.__version__}; {machine.cores()} decoding threads",
         f"{recipe.crop}-pixel crops, reflections, of {len(data.train)} images of {name}, batches of {recipe.batch}; "
         f"median of {rounds} rounds, seconds of processor time",
         *table("", rows),

@@ -23,9 +23,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from alexnet_lib.recipes import StudyError, unknown
 
@@ -175,7 +175,7 @@ class Dataset:
         keep = len(self.train) - len(self.train) // 5
         train = Split(self.train.images[:keep], self.train.labels[:keep])
         test = Split(self.train.images[keep:], self.train.labels[keep:])
-        return Dataset(f"{self.name} holdout", train, test, self.classes, digest(train, test))
+        return self._derived("holdout", train, test, self.classes)
 
     def subset(self, count: int, seed: int) -> Dataset:
         """Return the set with ``count`` of its training images, each repeated, so that an epoch is as long as before.
@@ -191,8 +191,8 @@ class Dataset:
             raise StudyError(f"recipe field 'images': {count}, but {self.name} has only {many} training images")
         order = torch.randperm(many, generator=torch.Generator().manual_seed(seed))
         drawn = labels.cpu()[order]
-        turn = functional.one_hot(drawn).cumsum(0).gather(1, drawn[:, None])[:, 0]  # 1 for the first of its class
-        first = order[(turn * len(self.classes) + drawn).argsort()[:count]]
+        turn = pd.Series(drawn).groupby(drawn.numpy()).cumcount()  # 0 for the first of its class
+        first = order[(torch.tensor(turn.to_numpy()) * len(self.classes) + drawn).argsort()[:count]]
         rows = first.repeat(-(-many // count))[:many].to(labels.device)
         train = Split(self.train.images[rows], labels[rows])
         return self._derived(f"{count} training images of seed {seed}", train, self.test, self.classes)

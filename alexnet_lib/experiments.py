@@ -213,7 +213,7 @@ def edition(name: str, data: str, epochs: int = LOGGED) -> Recipe:
         raise unknown("edition", name, EDITIONS)
 
     def scaled(*logged: int) -> tuple[int, ...]:
-        return tuple(sorted({round(at * epochs / LOGGED) for at in logged}))
+        return tuple(sorted({max(1, round(at * epochs / LOGGED)) for at in logged}))
 
     recipe = Recipe(
         data=data, crop=224, flip=True, rate=0.01, epochs=epochs, cuts=scaled(23, 51, 78), **EDITIONS[name]

@@ -33,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from alexnet_lib import machine
 from alexnet_lib.data import ROOT_VARIABLE, Dataset, Split, digest
 from alexnet_lib.recipes import StudyError, unknown
 
@@ -312,7 +313,7 @@ def decoders() -> Iterator[ThreadPoolExecutor]:
     from PIL import Image
 
     Image.init()  # load Pillow's formats before there are threads
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(machine.cores()) as pool:
         warnings.simplefilter("ignore")  # of damaged EXIF data beside sound pixels
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield pool

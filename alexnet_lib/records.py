@@ -13,9 +13,7 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -27,6 +25,7 @@ import torch
 from torch import Tensor
 
 from alexnet_lib.data import Dataset
+from alexnet_lib.machine import cpu_model, peak_memory
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.train import Result
 
@@ -83,14 +82,6 @@ def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str
     }
 
 
-def peak_memory(device: torch.device) -> float:
-    """Return the bytes that the device had in use at most; on a CPU this process, whatever else it has done."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
 def provenance(device: torch.device) -> dict[str, Any]:
     """Return where a run comes from: commit, versions, hardware, time."""
     cuda = device.type == "cuda"
@@ -119,6 +110,8 @@ def commit() -> dict[str, Any]:
     given = os.environ.get("ALEXNET_COMMIT")
     if given:
         return {"commit": given, "dirty": None}
+    if not (PROJECT / ".git").exists():  # git would answer for a repository around an installed copy
+        return {"commit": None, "dirty": None}
     git = ["git", "-C", str(PROJECT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -151,23 +144,6 @@ def _source() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         total.update(path.name.encode() + path.read_bytes())
     return total.hexdigest()
-
-
-def cores() -> int:
-    """Return how many cores this process may use: under ``taskset``, or Slurm, fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_model() -> str:
-    """Return the processor's family, model and stepping, which its marketing name often hides."""
-    wanted = ("model name", "cpu family", "model", "stepping")
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        lines = []
-    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    named = ", ".join(f"{key} {found[key]}" for key in wanted if key in found)
-    return named or platform.processor() or platform.machine()
 
 
 def append(record: Record, folder: Path | None = None, content: bytes | None = None) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alexnet_lib import data, evaluate, evidence, locks, models, records
+from alexnet_lib import data, evaluate, evidence, locks, machine, models, records
 from alexnet_lib.evidence import ArmResult
 from alexnet_lib.experiments import SCALES, Arm, arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
@@ -427,7 +427,7 @@ def device_for(scale: str, *, elsewhere: bool = False) -> str:
 def places_for(scale: str, device: str) -> int:
     """Return how many runs go side by side: one on each core, a few on a GPU, which one on all of ImageNet fills."""
     if device != "cuda":
-        return records.cores()
+        return machine.cores()
     return 1 if scale == "imagenet" else GPU_PLACES
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from alexnet_lib import machine
 from alexnet_lib.data import Dataset, Moments, Split
 from alexnet_lib.images import Report, first
 from alexnet_lib.recipes import StudyError
@@ -83,7 +83,7 @@ class Jpegs:
         """
         coming = deque[tuple[Tensor, list[Future[None]]]]()
         copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(machine.cores()) as pool:
             for rows in torch.split(self.rows, size):
                 coming.append(self._begin(rows.tolist(), pool))
                 if len(coming) > AHEAD:
@@ -135,7 +135,8 @@ def load(folder: Path) -> Dataset:
         labels = torch.from_numpy(table.column("label").to_numpy().astype(np.int64))
         rows, known = torch.arange(len(labels)), None
         if part == "train":
-            rows, known = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)), _moments(folder)
+            rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+            known = _moments(folder, manifest["sums"][MOMENTS])
         splits.append(Split(Jpegs(table, rows, manifest["size"]), labels[rows], known))
     train, test = splits
     report = Report(**manifest["report"] | {"unreadable": tuple(manifest["report"]["unreadable"])})
@@ -214,8 +215,10 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _moments(folder: Path) -> Moments:
+def _moments(folder: Path, wanted: str) -> Moments:
     try:
+        if file_sum(folder / MOMENTS) != wanted:
+            raise OSError("wrong checksum")
         return Moments(**safetensors.torch.load_file(folder / MOMENTS))
     except (OSError, safetensors.SafetensorError) as error:
         raise StudyError(f"{folder / MOMENTS} is missing, cut short or altered ({error}): {REMEDY}") from None

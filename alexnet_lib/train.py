@@ -633,7 +633,15 @@ def train(
         StudyError: recipe, data, device and checkpoint don't fit together, or memory ran out.
     """
     other = None if second is None else torch.device(second)
-    trainer = Trainer(recipe, data, torch.device(device), origin, other)
+    try:
+        trainer = Trainer(recipe, data, torch.device(device), origin, other)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise StudyError(
+            f"out of memory on {device}, which has no room for {data.name} and the network: train fewer runs side by "
+            "side (--jobs), or take smaller images or a device with more memory"
+        ) from error
     there = checkpoint is not None and checkpoint.exists()
     if checkpoint is not None and there:
         trainer.load(checkpoint)
@@ -650,7 +658,8 @@ def train(
             trainer.take_over(pretrain(trainer, data, early, on_epoch, other))
             if checkpoint is not None and early is not None:
                 trainer.save(checkpoint)
-                early.unlink(missing_ok=True)  # by the first of several processes
+                if not parallel.rank():  # which wrote it
+                    early.unlink()
         outcome = _epochs(trainer, checkpoint, on_epoch, abandon, snapshots)
         scores, probabilities = trainer.final_scores()
     except FloatingPointError as error:

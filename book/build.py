@@ -29,7 +29,7 @@ from typing import Any
 import nbformat
 import yaml
 
-from alexnet_lib import claims, notebooks, records
+from alexnet_lib import claims, machine, notebooks, records
 from alexnet_lib.__main__ import COMMANDS
 from alexnet_lib.recipes import StudyError
 
@@ -242,9 +242,9 @@ mkdir -p build && papermill notebooks/{stem}.ipynb build/{stem}.ipynb --cwd note
 def write_status(scale: str, seconds: dict[str, float]) -> None:
     """Write the tables of the status page: this build, its notebooks, and the machines behind the records."""
     versions = [("Python", platform.python_version()), *((name, version(name)) for name in PACKAGES)]
-    machine = [
-        ("Processor", records.cpu_model() or "unknown"),
-        ("Cores", str(os.cpu_count())),
+    here = [
+        ("Processor", machine.cpu_model() or "unknown"),
+        ("Cores", str(machine.cores())),
         ("System", f"{platform.system()} {platform.machine()}"),
         ("Commit of the book", short_commit(records.commit())),
         ("Built on", time.strftime("%Y-%m-%d")),
@@ -255,7 +255,7 @@ def write_status(scale: str, seconds: dict[str, float]) -> None:
     tables = {
         "notebooks": table(["Notebook", "Seconds"], [(name, f"{value:.1f}") for name, value in seconds.items()]),
         "versions": table(["Package", "Version"], versions),
-        "machine": table(["", "This build"], machine),
+        "machine": table(["", "This build"], here),
         "records": table(
             [
                 "Device",

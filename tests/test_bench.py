@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from alexnet_lib import bench, data, models
+from alexnet_lib import bench, data, machine, models
 from alexnet_lib.data import Dataset
 from alexnet_lib.recipes import Recipe, StudyError
 
@@ -21,7 +21,7 @@ LARGE = replace(bench.ALEXNET, net="alexnet-reduced", crop=128, batch=4)
 
 @pytest.fixture(autouse=True)
 def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.records, "cores", lambda: 1)
+    monkeypatch.setattr(machine, "cores", lambda: 1)
 
 
 @pytest.fixture

@@ -149,6 +149,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(tell: Tell, line: str, mes
         ("train tiny --set rate=1e-3", "recipe field 'rate': expected float, got str '1e-3' (YAML"),
         ("train tiny --set rate", "--set 'rate': write FIELD=VALUE"),
         ("train tiny --set rate=", "recipe field 'rate': expected float, got NoneType"),
+        ("train alexnet --set epochs=1e2", "recipe field 'epochs': expected int, got str '1e2'"),
         ("train tiny --data synthetic:train=8", "recipe field 'batch': 128 images, but synthetic"),
         ("run tiny --budget soon", "--budget 'soon': write a number and s, m or h"),
         ("run tiny --executor local", "--executor 'local': write dask://HOST:PORT"),

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps
 
 import alexnet_lib.__main__ as cli
-from alexnet_lib import images, train
+from alexnet_lib import images, machine, train
 from alexnet_lib.data import Dataset, Split, data_root, load, some, synthetic
 from alexnet_lib.recipes import Recipe, StudyError
 
@@ -163,7 +163,7 @@ def test_any_number_of_workers_gives_the_same_bytes(root: Path, monkeypatch: pyt
     files |= {"007.jpg": b"", "031.jpg": files["031.jpg"][:400]}
     digests = set()
     for workers in (1, 2, 16):
-        monkeypatch.setattr(os, "cpu_count", lambda workers=workers: workers)
+        monkeypatch.setattr(machine, "cores", lambda workers=workers: workers)
         with pytest.warns(UserWarning, match="left out: 2"):
             digests.add(in_one_class(root, files).digest)
     assert len(digests) == 1

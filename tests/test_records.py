@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet_lib import records
+from alexnet_lib import machine, records
 from alexnet_lib.data import Dataset
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
@@ -454,23 +454,7 @@ def test_provenance_has_the_number_of_threads(record: Record) -> None:
 
 
 def test_provenance_has_the_kind_of_cpu(record: Record) -> None:
-    assert record["provenance"]["cpu"] == records.cpu_model() != ""
-
-
-def test_a_cpu_whose_kernel_tells_no_model_is_named_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda path: "processor\t: 0\nCPU part\t: 0xd0c\n\n")
-    assert records.cpu_model() != ""
-
-
-def test_a_process_that_may_use_a_part_of_the_cores_counts_that_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 5}, raising=False)
-    assert records.cores() == 2
-
-
-def test_where_no_part_can_be_told_all_cores_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert records.cores() == 3
+    assert record["provenance"]["cpu"] == machine.cpu_model() != ""
 
 
 def test_provenance_has_the_beginning_in_utc(record: Record) -> None:
@@ -493,6 +477,15 @@ def test_a_commit_is_handed_over_by_its_variable(monkeypatch: pytest.MonkeyPatch
 def test_code_without_a_history_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "PROJECT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert records.commit() == {"commit": None, "dirty": None}
+
+
+def test_a_copy_inside_another_repository_does_not_take_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(records, "PROJECT", tmp_path / "site-packages")
+    monkeypatch.setattr(subprocess, "run", lambda *given, **named: pytest.fail("git was asked"))
     assert records.commit() == {"commit": None, "dirty": None}
 
 

@@ -29,7 +29,7 @@ from PIL import Image
 from torchvision.datasets import imagenet
 
 import alexnet_lib.__main__ as cli
-from alexnet_lib import data, locks, runner, store
+from alexnet_lib import data, locks, machine, runner, store
 from alexnet_lib import prepare as preparation
 from alexnet_lib.data import Dataset, Split, load, resident, synthetic
 from alexnet_lib.prepare import prepare
@@ -161,7 +161,7 @@ def asked(recipe: Recipe) -> Recipe:
 def test_batches_from_disk_are_those_from_memory(
     zoo: Dataset, asked: Recipe, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    monkeypatch.setattr(machine, "cores", lambda: threads)
     monkeypatch.setattr(store, "TASK", 3)
     streamed, held = (Trainer(asked, found, torch.device("cpu")) for found in (zoo, in_memory(zoo)))
     for _ in range(2):
@@ -476,7 +476,7 @@ def test_killed_twice_on_the_way_a_preparation_ends_with_the_same_bytes(
 def test_any_number_of_threads_makes_the_same_bytes(
     source: Path, root: Path, zoo: Dataset, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    monkeypatch.setattr(machine, "cores", lambda: threads)
     prepare(source, root / "other")
     assert contents(root / "other") == contents(root / "zoo")
 
@@ -563,6 +563,12 @@ def test_a_check_names_all_that_is_wrong(zoo: Dataset, root: Path) -> None:
         StudyError, match=r"train-00000\.arrow can't be read \(No such .*, train-00002\.arrow is altered"
     ):
         store.check(root / "zoo")
+
+
+def test_moments_with_a_flipped_byte_are_not_trained_on(zoo: Dataset, root: Path) -> None:
+    changed(root / "zoo" / store.MOMENTS, (root / "zoo" / store.MOMENTS).stat().st_size // 2)
+    with pytest.raises(StudyError, match=rf"{store.MOMENTS} is missing, cut short or altered \(wrong checksum\)"):
+        load("zoo")
 
 
 def cut(path: Path) -> None:

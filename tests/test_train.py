@@ -1265,6 +1265,17 @@ def test_a_run_that_is_out_of_memory_says_which_batches_were_tried_and_which_fit
         train(replace(recipe, net="hungry"), small)
 
 
+def test_a_device_without_room_for_data_and_network_is_told_what_to_do(
+    recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(data: Dataset, device: torch.device) -> Dataset:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Dataset, "to", no_room)
+    with pytest.raises(StudyError, match=r"^out of memory on cpu, which has no room for .+: train fewer runs side"):
+        train(recipe, small)
+
+
 def test_a_run_that_is_out_of_memory_beside_its_batches_says_that_they_fit(
     recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,36 @@
+"""What the machine at hand is, and how much of it a process may use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+
+def cores() -> int:
+    """Return how many cores this process may use: under ``taskset``, or Slurm, fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """Return the processor's family, model and stepping, which its marketing name often hides."""
+    wanted = ("model name", "cpu family", "model", "stepping")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    named = ", ".join(f"{key} {found[key]}" for key in wanted if key in found)
+    return named or platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the bytes that the device had in use at most; on a CPU this process, whatever else it has done."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
