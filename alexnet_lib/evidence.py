@@ -196,7 +196,7 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
             rate=rate,
             runs={recipe.seed: recorded[recipe.id] for recipe in recipes if recipe.id in recorded},
             grid=sorted(
-                rivals(arm.recipe, recorded.values()) if arm.rates else [],
+                alike(arm.recipe, recorded.values(), but="rate") if arm.rates else [],
                 key=lambda record: record["recipe"]["rate"],
             ),
             searching=bool(missing),
@@ -220,10 +220,13 @@ def _check_images(compared: Iterable[Record]) -> None:
             )
 
 
-def rivals(recipe: Recipe, recorded: Iterable[Record]) -> list[Record]:
-    """Return the records whose recipe differs from ``recipe`` in nothing but its rate, if at all."""
+def alike(recipe: Recipe, recorded: Iterable[Record], but: str) -> list[Record]:
+    """Return the records whose recipe differs from ``recipe`` in nothing but one field, if at all.
 
-    def but_rate(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {**Recipe.parse(values).resolved(), "rate": None}
+    Older records lack the fields that recipes have got since: they count with their defaults.
+    """
 
-    return [record for record in recorded if but_rate(record["recipe"]) == but_rate(recipe.resolved())]
+    def rest(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**Recipe.parse(values).resolved(), but: None}
+
+    return [record for record in recorded if rest(record["recipe"]) == rest(recipe.resolved())]

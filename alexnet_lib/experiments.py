@@ -35,15 +35,6 @@ class Arm:
     class)."""
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """A question of the study: ``arms(scale)`` gives its sides, or nothing where the scale can't ask it."""
-
-    name: str
-    title: str
-    arms: Callable[[str], tuple[Arm, ...]]
-
-
 # --- Figure 1 -------------------------------------------------------------------------------------------------
 
 TARGET = 0.25
@@ -361,30 +352,22 @@ _DETAILS: dict[str, dict[str, Any]] = {
     "bias-0": {"net": "alexnet32-bias0"},
 }
 
-EXPERIMENTS = {
-    experiment.name: experiment
-    for experiment in (
-        Experiment("recipe", "The learning rate of AlexNet-32, on the holdout", _holdout),
-        Experiment("relu_vs_tanh", "ReLU against tanh (Figure 1)", _relu_vs_tanh),
-        Experiment("lrn", "Local response normalisation (3.3)", _lrn),
-        Experiment(
-            "overlapping_pooling",
-            "Overlapping pooling (3.4)",
-            _ablation({"pool2": {"net": "alexnet32-pool2"}}, laptop=5),
-        ),
-        Experiment("two_towers", "Two towers (3.2, 6.1)", _ablation(_TOWERS, laptop=5, keep=("conv1",))),
-        Experiment("dropout", "Dropout (4.2)", _ablation({"no-dropout": {"net": "alexnet32-no-dropout"}}, laptop=3)),
-        Experiment("augmentation", "Crops, reflections and colour noise (4.1)", _ablation(_AUGMENTATION, laptop=3)),
-        Experiment("depth", "Without one convolution (7)", _ablation(_DEPTH, laptop=3)),
-        Experiment(
-            "training_details", "Weight decay, initial biases, test views (5, 6)", _ablation(_DETAILS, laptop=3)
-        ),
-        Experiment("ensembles", "Averaging networks (6)", _ensembles),
-        Experiment("alexnet", "AlexNet itself (3.5, 5, 6)", _full),
-        Experiment("imagenet_ablations", "The ablations on AlexNet itself (3 to 7)", _imagenet_ablations),
-        Experiment("bigger_and_more", "Larger networks, more data, images without labels (1, 7)", _bigger),
-    )
+EXPERIMENTS: dict[str, Callable[[str], tuple[Arm, ...]]] = {  # beside each the section of the paper
+    "recipe": _holdout,
+    "relu_vs_tanh": _relu_vs_tanh,  # 3.1
+    "lrn": _lrn,  # 3.3
+    "overlapping_pooling": _ablation({"pool2": {"net": "alexnet32-pool2"}}, laptop=5),  # 3.4
+    "two_towers": _ablation(_TOWERS, laptop=5, keep=("conv1",)),  # 3.2, 6.1
+    "dropout": _ablation({"no-dropout": {"net": "alexnet32-no-dropout"}}, laptop=3),  # 4.2
+    "augmentation": _ablation(_AUGMENTATION, laptop=3),  # 4.1
+    "depth": _ablation(_DEPTH, laptop=3),  # 7
+    "training_details": _ablation(_DETAILS, laptop=3),  # 5, 6
+    "ensembles": _ensembles,  # 6
+    "alexnet": _full,  # 3.5, 5, 6
+    "imagenet_ablations": _imagenet_ablations,  # 3 to 7
+    "bigger_and_more": _bigger,  # 1, 7
 }
+"""The questions of the study: each gives its arms at a scale, none where the scale can't ask it."""
 
 
 def check_scale(scale: str) -> None:
@@ -404,4 +387,4 @@ def arms(experiment: str, scale: str) -> tuple[Arm, ...]:
     if experiment not in EXPERIMENTS:
         raise unknown("experiment", experiment, EXPERIMENTS)
     check_scale(scale)
-    return EXPERIMENTS[experiment].arms(scale)
+    return EXPERIMENTS[experiment](scale)

@@ -99,14 +99,6 @@ def _cifar_local(classes: int, act: Activation, *, norm: bool, maps3: int, decay
     )
 
 
-def _cifar_13pct(classes: int, act: Activation) -> nn.Sequential:
-    return _cifar_local(classes, act, norm=False, maps3=32, decay5=0.004)
-
-
-def _cifar_11pct(classes: int, act: Activation, *, norm: bool = True) -> nn.Sequential:
-    return _cifar_local(classes, act, norm=norm, maps3=64, decay5=0.01)
-
-
 DECAY = 5e-4
 """Weight decay of every AlexNet layer (P §5)."""
 
@@ -322,10 +314,8 @@ def _alexnet_one_tower(classes: int, act: Activation) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Net:
-    """A network's name and source, the side of its RGB input in pixels, the classes it had there."""
+    """The side of a network's RGB input in pixels, the classes that it has in its source, and its layers."""
 
-    name: str
-    source: str
     image_size: int
     classes: int
     layers: Callable[[int, Activation], nn.Sequential]
@@ -351,39 +341,23 @@ CHANGES: dict[str, dict[str, Any]] = {
 """The changes that the paper speaks of, by the suffix of the network's name."""
 
 NETS: dict[str, Net] = {
-    net.name: net
-    for net in (
-        Net("cifar-26pct", "cuda-convnet, layers-80sec.cfg", 32, 10, _cifar_26pct),
-        Net("cifar-19pct", "cuda-convnet, layers-19pct.cfg", 32, 10, _cifar_19pct),
-        Net("cifar-18pct", "cuda-convnet, layers-18pct.cfg", 32, 10, _cifar_18pct),
-        Net(
-            "cifar-18pct-no-lrn",
-            "as cifar-18pct, without its norms",
-            32,
-            10,
-            functools.partial(_cifar_18pct, norm=False),
-        ),
-        Net("cifar-13pct", "cuda-convnet, layers-conv-local-13pct.cfg", 24, 10, _cifar_13pct),
-        Net("cifar-11pct", "cuda-convnet, layers-conv-local-11pct.cfg", 24, 10, _cifar_11pct),
-        Net(
-            "cifar-11pct-no-lrn",
-            "as cifar-11pct, without its norms",
-            24,
-            10,
-            functools.partial(_cifar_11pct, norm=False),
-        ),
-        Net("alexnet-code2012", "2012 release, layers-145.cfg", 224, 1000, _alexnet_code2012),
-        Net("alexnet-one-tower", "torchvision, alexnet", 224, 1000, _alexnet_one_tower),
-        Net("alexnet-reduced", "the paper, reduced", 128, 1000, functools.partial(_alexnet, sizes=REDUCED)),
-        *(
-            Net(f"{name}{suffix}", source, sizes.image, classes, functools.partial(_alexnet, sizes=sizes, **changes))
-            for name, source, sizes, classes in (
-                ("alexnet-paper", "the paper as printed", FULL, 1000),
-                ("alexnet32", "the paper, in miniature", MINI, 10),
-            )
-            for suffix, changes in CHANGES.items()
-        ),
-    )
+    # cuda-convnet's example layers
+    "cifar-26pct": Net(32, 10, _cifar_26pct),  # layers-80sec.cfg
+    "cifar-19pct": Net(32, 10, _cifar_19pct),
+    "cifar-18pct": Net(32, 10, _cifar_18pct),
+    "cifar-18pct-no-lrn": Net(32, 10, functools.partial(_cifar_18pct, norm=False)),
+    "cifar-13pct": Net(24, 10, functools.partial(_cifar_local, norm=False, maps3=32, decay5=0.004)),
+    "cifar-11pct": Net(24, 10, functools.partial(_cifar_local, norm=True, maps3=64, decay5=0.01)),
+    "cifar-11pct-no-lrn": Net(24, 10, functools.partial(_cifar_local, norm=False, maps3=64, decay5=0.01)),
+    # AlexNet
+    "alexnet-code2012": Net(224, 1000, _alexnet_code2012),  # 2012 release, layers-145.cfg
+    "alexnet-one-tower": Net(224, 1000, _alexnet_one_tower),  # torchvision
+    "alexnet-reduced": Net(128, 1000, functools.partial(_alexnet, sizes=REDUCED)),
+    **{
+        f"{name}{suffix}": Net(sizes.image, classes, functools.partial(_alexnet, sizes=sizes, **changes))
+        for name, sizes, classes in (("alexnet-paper", FULL, 1000), ("alexnet32", MINI, 10))
+        for suffix, changes in CHANGES.items()
+    },
 }
 
 

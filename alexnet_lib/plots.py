@@ -30,6 +30,7 @@ LINES = ((BLUE, "-"), (RED, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f0
 ACTIVATIONS = {"relu": ("ReLU", BLUE, "-"), "tanh": ("tanh", RED, "--")}
 GREY = "#595959"
 STYLE: dict[Any, Any] = {
+    "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
     "figure.dpi": 100,
     "font.size": 10,
@@ -52,9 +53,7 @@ def setup() -> None:
 
 def training_curves(results: Mapping[str, ArmResult], settings: Sequence[str], target: float) -> Figure:
     """Draw training error against epochs for both activations, a panel a setting, every seed a line (P Figure 1)."""
-    figure, panels = plt.subplots(
-        1, len(settings), figsize=(4.2 * len(settings), 3.8), sharey=True, layout="constrained", squeeze=False
-    )
+    figure, panels = plt.subplots(1, len(settings), figsize=(4.2 * len(settings), 3.8), sharey=True, squeeze=False)
     for panel, setting in zip(panels[0], settings, strict=True):
         for place, (activation, (name, colour, line)) in enumerate(ACTIVATIONS.items()):
             arm = results[f"{activation}-{setting}"]
@@ -82,7 +81,6 @@ def rate_grids(results: Mapping[str, ArmResult], settings: Sequence[str], target
         rows,
         min(2, len(settings)),
         figsize=(4.2 * min(2, len(settings)), 3.2 * rows),
-        layout="constrained",
         squeeze=False,
     )
     for panel, setting in zip(panels.flat, settings, strict=False):
@@ -120,7 +118,7 @@ def effects(estimates: Mapping[str, Estimate | None], paper: float | None, label
     """
     drawn = [(name, found) for name, found in estimates.items() if found is not None][::-1]
     ratio = any(found.unit == "ratio" for _, found in drawn)
-    figure, panel = plt.subplots(figsize=(6.8, 1.3 + 0.5 * max(1, len(drawn))), layout="constrained")
+    figure, panel = plt.subplots(figsize=(6.8, 1.3 + 0.5 * max(1, len(drawn))))
     for height, (_, found) in enumerate(drawn):
         panel.plot(found.values, [height + 0.2] * found.n, "o", color=BLUE, markersize=4, alpha=0.6)
         panel.plot(found.mean, height, ">" if found.at_least else "D", color="black", markersize=6)
@@ -154,7 +152,7 @@ def curves(results: Mapping[str, ArmResult], names: Mapping[str, str] | None = N
 
     Both of one view after the epoch, without augmentation and dropout. ``names``: the arms to draw -> their labels.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(9.0, 3.9), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(9.0, 3.9), sharey=True)
     labels = names or {name: name for name in results}
     for (name, label), (colour, line) in zip(labels.items(), itertools.cycle(LINES), strict=False):
         for panel, key in zip(panels, ("train_error_after", "test_error"), strict=True):
@@ -185,9 +183,7 @@ def scaling(panels: Mapping[str, Mapping[float, Estimate | None]]) -> Figure:
 
     ``panels``: label of the (logarithmic) axis -> where on it -> the level there, or None.
     """
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 3.6), sharey=True, layout="constrained", squeeze=False
-    )
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), sharey=True, squeeze=False)
     for panel, (label, levels) in zip(axes[0], panels.items(), strict=True):
         found = {size: level for size, level in sorted(levels.items()) if level is not None}
         for size, level in found.items():
@@ -207,7 +203,7 @@ def scaling(panels: Mapping[str, Mapping[float, Estimate | None]]) -> Figure:
 
 def hours(lines: Mapping[str, Mapping[int, float]], marks: Mapping[str, tuple[int, float]]) -> Figure:
     """Draw hours on the clock against a number of GPUs, both logarithmic, a line each; ``marks``: single points."""
-    figure, panel = plt.subplots(figsize=(6.8, 3.8), layout="constrained")
+    figure, panel = plt.subplots(figsize=(6.8, 3.8))
     for (label, found), (colour, dashes) in zip(lines.items(), LINES, strict=False):
         panel.plot(list(found), list(found.values()), "o" + dashes, color=colour, label=label)
     for label, (gpus, length) in marks.items():
@@ -241,7 +237,7 @@ def _no_run(panel: Axes) -> None:
 
 def members(by_size: Mapping[int, Sequence[float]], beside: Mapping[str, Estimate | None]) -> Figure:
     """Draw the error of averages against the number of networks averaged, and other networks' as dashed lines."""
-    figure, panel = plt.subplots(figsize=(6.8, 3.9), layout="constrained")
+    figure, panel = plt.subplots(figsize=(6.8, 3.9))
     sizes = list(by_size)
     if sizes:
         low, high = (np.array([np.quantile(by_size[size], share) for size in sizes]) for share in (0.025, 0.975))
@@ -273,7 +269,6 @@ def selectivity(splits: Mapping[str, Mapping[int, Split]]) -> Figure:
         figsize=(3.6 * max(1, len(splits)), 3.6),
         sharey=True,
         squeeze=False,
-        layout="constrained",
     )
     for panel, (name, by_seed) in zip(panels[0], splits.items(), strict=False):
         for seed, split in by_seed.items():
@@ -290,7 +285,7 @@ def selectivity(splits: Mapping[str, Mapping[int, Split]]) -> Figure:
 
 def holdout(arm: ArmResult) -> Figure:
     """Draw the error on the holdout against epochs, a line a rate tried."""
-    figure, panel = plt.subplots(figsize=(6.8, 3.6), layout="constrained")
+    figure, panel = plt.subplots(figsize=(6.8, 3.6))
     for run, (colour, line) in zip(arm.all_runs, itertools.cycle(LINES), strict=False):
         errors = [100 * epoch["test_error"] for epoch in run["history"]]
         panel.plot(range(1, len(errors) + 1), errors, line, color=colour, label=f"rate {run['recipe']['rate']:g}")
@@ -317,9 +312,7 @@ def mosaics(columns: Mapping[str, Mapping[str, Tensor]], most: int | None = None
     images = [image for rows in drawn.values() for image in rows.values()]
     wide, high = max(1, len(drawn)), max([1, *(len(rows) for rows in drawn.values())])
     shape = max((image.shape[0] / image.shape[1] for image in images), default=0.2)
-    figure, panels = plt.subplots(
-        high, wide, figsize=(7.0, high * (7.0 / wide * shape + 0.3)), squeeze=False, layout="constrained"
-    )
+    figure, panels = plt.subplots(high, wide, figsize=(7.0, high * (7.0 / wide * shape + 0.3)), squeeze=False)
     for panel in panels.flat:
         panel.set_axis_off()
     for column, (name, rows) in zip(panels.T, drawn.items(), strict=False):
@@ -342,7 +335,7 @@ def noise(by_arm: Mapping[str, Mapping[int, Mapping[int, float]]]) -> Figure:
 
     ``by_arm``: arm -> seed -> epochs -> mean of ``filters.noise``. Epochs stand on a logarithmic axis with a zero.
     """
-    figure, panel = plt.subplots(figsize=(7.0, 3.6), layout="constrained")
+    figure, panel = plt.subplots(figsize=(7.0, 3.6))
     for (name, seeds), (colour, line) in zip(by_arm.items(), itertools.cycle(LINES), strict=False):
         for number, found in enumerate(seeds.values()):
             label = "" if number else f"{name}, n = {len(seeds)}"
@@ -380,9 +373,7 @@ def tuning(networks: Mapping[str, Tensor]) -> Figure:
     kernels are sorted by preferred orientation, those that prefer a uniform field last.
     """
     rows = max(1, len(networks))
-    figure, panels = plt.subplots(
-        rows, 4, figsize=(7.0, 2.4 * rows + 0.3), sharex="col", squeeze=False, layout="constrained"
-    )
+    figure, panels = plt.subplots(rows, 4, figsize=(7.0, 2.4 * rows + 0.3), sharex="col", squeeze=False)
     for panel in panels.flat:
         panel.set_yticks([])
     for row, (label, kernels) in zip(panels, networks.items(), strict=False):
@@ -433,9 +424,7 @@ def preferences(networks: Mapping[str, Tensor], chance: float | None = None) -> 
     A mark's colour is the kernel's colour selectivity. ``chance``: a selectivity to compare with, as a dotted line.
     """
     rows = max(1, -(-len(networks) // 2))
-    figure, panels = plt.subplots(
-        rows, 2, figsize=(7.0, 2.9 * rows + 0.3), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, panels = plt.subplots(rows, 2, figsize=(7.0, 2.9 * rows + 0.3), sharex=True, sharey=True, squeeze=False)
     for panel, (label, kernels) in zip(panels.flat, networks.items(), strict=False):
         found, colour = filters.tuning(kernels), filters.colour_selectivity(kernels.float()).numpy()
         for place, (half, mark) in enumerate(zip(np.split(np.arange(len(colour)), 2), "ox", strict=True), 1):
@@ -474,7 +463,7 @@ def same_class(by_arm: Mapping[str, Mapping[int, Mapping[str, float]]], chance: 
 
     ``by_arm``: arm -> seed -> place in the network -> per cent. ``chance``: of images drawn blindly, a dotted line.
     """
-    figure, panel = plt.subplots(figsize=(7.0, 3.6), layout="constrained")
+    figure, panel = plt.subplots(figsize=(7.0, 3.6))
     for (name, seeds), (colour, line) in zip(by_arm.items(), itertools.cycle(LINES), strict=False):
         for number, shares in enumerate(seeds.values()):
             label = "" if number else f"{name}, n = {len(seeds)}"
@@ -506,7 +495,6 @@ def predictions(
         figsize=(9.0, rows * (sum(heights) + 0.2)),
         height_ratios=heights * rows,
         squeeze=False,
-        layout="constrained",
     )
     for panel in panels.flat:
         panel.set_axis_off()
@@ -541,7 +529,6 @@ def neighbours(queries: Tensor, near: Mapping[str, tuple[Tensor, Tensor]]) -> Fi
         len(groups),
         figsize=(10.0, 10.0 * len(queries) / sum(across) + 0.4),
         width_ratios=across,
-        layout="constrained",
     )
     blue = (255 * np.array(matplotlib.colors.to_rgb(BLUE))).astype(np.uint8)
     for panel, (name, (pictures, alike)) in zip(panels, groups.items(), strict=True):

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -234,16 +235,8 @@ def kept_file(run: str, folder: Path | None = None) -> Path:
 
 
 def pack(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
-    """Return tensors of a run's network as a file's content and its sha256, which the run's record has as ``kept``.
-
-    Raises:
-        StudyError: the package safetensors is missing.
-    """
-    try:
-        from safetensors.torch import save
-    except ImportError:
-        raise StudyError("this run keeps tensors of its network: install the package safetensors") from None
-    content = save(dict(tensors))
+    """Return tensors of a run's network as a file's content and its sha256, the record's ``kept``."""
+    content = safetensors.torch.save(dict(tensors))
     return content, hashlib.sha256(content).hexdigest()
 
 
@@ -271,11 +264,7 @@ def kept(record: Record, folder: Path | None = None) -> dict[str, Tensor]:
     Raises:
         StudyError: the record keeps nothing, or the file is missing or not the one that the run wrote.
     """
-    try:
-        from safetensors.torch import load
-    except ImportError:
-        raise StudyError("tensors of a network are kept in safetensors files: install that package") from None
-    return load(_content(record, folder))
+    return safetensors.torch.load(_content(record, folder))
 
 
 def _content(record: Record, folder: Path | None) -> bytes:

@@ -231,7 +231,7 @@ def perform(task: Task, session: Session) -> Ended | None:
         if not task.search:
             return None
         recorded = _recorded(task.scale, session.folder, session.also)
-        return evidence.abandon([vars(epoch) for epoch in history], evidence.rivals(task.recipe, recorded))
+        return evidence.abandon([vars(epoch) for epoch in history], evidence.alike(task.recipe, recorded, but="rate"))
 
     try:
         result = train(

@@ -619,7 +619,8 @@ def train(
         second: Device of the second tower, where each shall have its own (P §3.2).
         checkpoint: File that the run is saved to after every epoch, and goes on from if it is there.
         origin: The commit of the code; a resumed run has those of all its parts.
-        on_epoch: Called with every epoch, those of a resumed run's past and of its pre-training included.
+        on_epoch: Called with every epoch, those of a resumed run's past and of a pre-training
+            that is done now included.
         abandon: Called with the history after every epoch; a reason ends the run there.
         snapshots: Numbers of epochs after which conv1's kernels are copied; 0 is before the first.
 

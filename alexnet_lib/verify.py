@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_lib import data, records
-from alexnet_lib.evidence import crossing
+from alexnet_lib.evidence import alike, crossing
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
 from alexnet_lib.train import Epoch, Result, train
@@ -97,12 +97,6 @@ def _end(recipe: Mapping[str, Any], history: Sequence[dict[str, Any]]) -> float:
 
 
 def siblings(record: Record, all_records: Sequence[Record]) -> list[Record]:
-    """Return the records that differ from ``record`` in nothing but their seed, itself included.
-
-    Older records lack the fields that recipes have got since: they count with their defaults.
-    """
-
-    def key(run: Record) -> dict[str, object]:
-        return {**Recipe.parse(run["recipe"]).resolved(), "seed": None}
-
-    return [run for run in all_records if key(run) == key(record) and run["outcome"] == "completed"]
+    """Return the completed records that differ from ``record`` in nothing but their seed, itself included."""
+    found = alike(Recipe.parse(record["recipe"]), all_records, but="seed")
+    return [run for run in found if run["outcome"] == "completed"]

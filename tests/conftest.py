@@ -75,7 +75,7 @@ def recipe(small: Dataset, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     ``tiny`` takes images of any size, so crops too; ``tiny-dropout`` is the same with dropout.
     """
     for name, dropout in (("tiny", 0.0), ("tiny-dropout", 0.5)):
-        net = models.Net(name, "tests", 32, 10, functools.partial(_tiny, dropout=dropout))
+        net = models.Net(32, 10, functools.partial(_tiny, dropout=dropout))
         monkeypatch.setitem(models.NETS, name, net)
     return Recipe(
         data=small.name, net="tiny", init="variance", inputs="unit", rate=0.05, decay=0.0, batch=24, epochs=3

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from alexnet_lib import experiments, records
 from alexnet_lib.data import Dataset
-from alexnet_lib.experiments import Arm, Experiment
+from alexnet_lib.experiments import Arm
 from alexnet_lib.recipes import Recipe
 from alexnet_lib.records import Record
 from alexnet_lib.runner import Task
@@ -44,8 +44,7 @@ GRID = {0.01: 3.0, 0.02: 4.0, 0.005: 5.0}
 
 def add_experiment(monkeypatch: pytest.MonkeyPatch, arms: Sequence[Arm] = ARMS, name: str = "tiny") -> None:
     """Add an experiment to the study, at scale ``smoke`` alone."""
-    added = Experiment(name, "A test's own", lambda scale: tuple(arms) if scale == "smoke" else ())
-    monkeypatch.setitem(experiments.EXPERIMENTS, name, added)
+    monkeypatch.setitem(experiments.EXPERIMENTS, name, lambda scale: tuple(arms) if scale == "smoke" else ())
 
 
 def move_in(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -427,12 +426,6 @@ def test_a_disk_that_fills_leaves_an_older_file_as_it_was(
     with largest_file(100), pytest.raises(StudyError):
         records.keep(keeping["id"], OTHER)
     assert same(records.kept(keeping), KERNELS)
-
-
-def test_without_the_package_safetensors_keeping_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(StudyError, match="install the package safetensors"):
-        records.pack(KERNELS)
 
 
 # --- provenance --------------------------------------------------------------------------------------------------

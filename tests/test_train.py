@@ -1237,7 +1237,7 @@ def starve(monkeypatch: pytest.MonkeyPatch) -> Starve:
         def hungry(classes: int, act: layers.Activation) -> nn.Sequential:
             return nn.Sequential(first, nn.Flatten(), layers.linear(3072, classes, std=0.1, decay=0.0))
 
-        monkeypatch.setitem(models.NETS, "hungry", models.Net("hungry", "tests", 32, 10, hungry))
+        monkeypatch.setitem(models.NETS, "hungry", models.Net(32, 10, hungry))
         return first
 
     return add
