@@ -56,7 +56,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def chunk_size(images: Tensor | Jpegs) -> int:
-    """Return how many of the images are looked at together: as many as 2**27 values hold, and 2500 at most, 250 on a CPU.
+    """Return how many of the images are looked at together: as many as 2**27 values hold, 2500 at most, 250 on a CPU.
 
     As float32 with a network's first answers 2500 images of AlexNet's size would take 15 to 20 GB. Those of 64 pixels
     and less are always as many: numbers on record depend on it in their last bits.
