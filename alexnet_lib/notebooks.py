@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 from alexnet_lib.data import ROOT_VARIABLE
+from alexnet_lib.files import written
 from alexnet_lib.recipes import StudyError, unknown
 from alexnet_lib.records import PROJECT
 
@@ -81,7 +82,6 @@ def publish(notebook: Path, output: Path) -> float:
     for part in (executed, *executed.cells):
         for key in ("papermill", "execution", "widgets"):
             part.metadata.pop(key, None)
-    partial = notebook.with_suffix(".partial")
-    nbformat.write(executed, partial)  # type: ignore[no-untyped-call]
-    partial.replace(notebook)
+    with written(notebook, "free some space") as partial:
+        nbformat.write(executed, partial)  # type: ignore[no-untyped-call]
     return seconds

@@ -30,8 +30,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from alexnet_lib import images, locks, store
+from alexnet_lib import images, store
 from alexnet_lib.data import LOADERS, Moments
+from alexnet_lib.files import alone, written
 from alexnet_lib.images import SIZE, Report
 from alexnet_lib.recipes import StudyError
 
@@ -89,7 +90,7 @@ def prepare(source: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def _held(path: Path, doing: str) -> Iterator[None]:
     """Hold a lock file: two processes that write the same files would cut short each other's."""
-    with locks.alone(path) as free:
+    with alone(path) as free:
         if not free:
             raise StudyError(f"{doing} by another process: wait for it, and give the same command again")
         yield
@@ -162,20 +163,9 @@ def _jpeg(file: str | BytesIO) -> tuple[bytes, list[str], str]:
 
 
 def _write(path: Path, content: Any) -> None:
-    """Write bytes to a file that appears whole and stays so if the power fails, or not at all."""
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        then = "make room or see to the permissions, and give the same command again: it goes on from there"
-        raise StudyError(f"{path} was not written ({error.strerror}): {then}") from None
+    then = "make room or see to the permissions, and give the same command again: it goes on from there"
+    with written(path, then) as partial, partial.open("wb") as file:
+        file.write(content)
 
 
 def _finish(

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from alexnet_lib.data import Dataset
+from alexnet_lib.files import written
 from alexnet_lib.machine import cpu_model, peak_memory
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.train import Result
@@ -246,16 +247,8 @@ def keep(run: str, content: bytes, folder: Path | None = None) -> None:
     Raises:
         StudyError: the file could not be written.
     """
-    path = kept_file(run, folder)
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written(kept_file(run, folder), "free some space, or choose another folder") as partial:
         partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise StudyError(f"{path} was not written ({error}): free some space, or choose another folder") from error
 
 
 def kept(record: Record, folder: Path | None = None) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alexnet_lib import data, evaluate, evidence, locks, machine, models, records
+from alexnet_lib import data, evaluate, evidence, files, machine, models, records
 from alexnet_lib.evidence import ArmResult
 from alexnet_lib.experiments import SCALES, Arm, arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
@@ -180,8 +180,8 @@ class Session:
         return cache / ("again" if self.again else ".") / f"{run}.pt"
 
     def alone(self, run: str) -> contextlib.AbstractContextManager[bool]:
-        """Hold a run, whose checkpoint two processes must not share: `locks.alone`."""
-        return locks.alone(self.checkpoint(run).with_suffix(".lock"))
+        """Hold a run, whose checkpoint two processes must not share: `files.alone`."""
+        return files.alone(self.checkpoint(run).with_suffix(".lock"))
 
     def discard(self, run: str) -> None:
         """Remove the checkpoints of a run whose record is written."""

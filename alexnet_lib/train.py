@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import gc
-import os
 import pickle
 import time
 import traceback
@@ -20,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_lib import augment, layers, models, parallel
+from alexnet_lib import augment, files, layers, models, parallel
 from alexnet_lib.data import Dataset, parts
 from alexnet_lib.evaluate import Inputs, autocast, error_rate, view_probabilities
 from alexnet_lib.recipes import Recipe, StudyError
@@ -476,19 +474,8 @@ class Trainer:
         }
         if parallel.rank():
             return
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with files.written(path, "free some space there, or choose another folder (ALEXNET_CACHE)") as partial:
             torch.save(state, partial)
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            raise StudyError(
-                f"checkpoint {path}: could not be written ({error}): free some space there, or choose another folder "
-                "(ALEXNET_CACHE)"
-            ) from error
-        finally:  # after Ctrl-C too
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of this very recipe and data.

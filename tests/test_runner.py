@@ -314,8 +314,8 @@ def test_a_run_that_another_process_is_at_is_left_to_it(
 ) -> None:
     monkeypatch.setattr(runner, "train", pretend(by_rate))
     hold = (
-        "import sys\nfrom pathlib import Path\nfrom alexnet_lib import locks\n"
-        "with locks.alone(Path(sys.argv[1])):\n    print(flush=True)\n    input()\n"
+        "import sys\nfrom pathlib import Path\nfrom alexnet_lib import files\n"
+        "with files.alone(Path(sys.argv[1])):\n    print(flush=True)\n    input()\n"
     )
     lock = quiet.checkpoint(TINY.id).with_suffix(".lock")
     with subprocess.Popen(

@@ -29,7 +29,7 @@ from PIL import Image
 from torchvision.datasets import imagenet
 
 import alexnet_lib.__main__ as cli
-from alexnet_lib import data, locks, machine, runner, store
+from alexnet_lib import data, files, machine, runner, store
 from alexnet_lib import prepare as preparation
 from alexnet_lib.data import Dataset, Split, load, resident, synthetic
 from alexnet_lib.prepare import prepare
@@ -514,7 +514,7 @@ def test_a_file_that_can_grow_no_further_is_not_kept(
 
 
 def test_a_set_that_another_process_prepares_is_left_to_it(source: Path, root: Path) -> None:
-    with locks.alone(root / "zoo.lock"), pytest.raises(StudyError, match="zoo is being prepared by another process"):
+    with files.alone(root / "zoo.lock"), pytest.raises(StudyError, match="zoo is being prepared by another process"):
         prepare(source, root / "zoo")
     assert list(root.iterdir()) == []
     prepare(source, root / "zoo")
@@ -524,7 +524,7 @@ def test_a_set_that_another_process_prepares_is_left_to_it(source: Path, root: P
 def test_archives_that_another_process_unpacks_are_left_to_it(official: Path, root: Path) -> None:
     before = sorted(official.iterdir())
     with (
-        locks.alone(official / "unpacking.lock"),
+        files.alone(official / "unpacking.lock"),
         pytest.raises(StudyError, match=r"is being unpacked by another process: wait for it"),
     ):
         prepare(official, root / "zoo")

@@ -1080,7 +1080,7 @@ def test_a_checkpoint_that_finds_no_space_is_an_error_that_says_what_to_do(
     recipe: Recipe, small: Dataset, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(StudyError, match=r"could not be written .*No space left on device.*free some space"):
+    with pytest.raises(StudyError, match=r"was not written .*No space left on device.*free some space"):
         train(recipe, small, checkpoint=checkpoint)
 
 
@@ -1106,7 +1106,7 @@ def test_a_disk_that_fills_half_way_is_an_error_that_says_what_to_do(
     checkpoint: Path,
     largest_file: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    with largest_file(4096), pytest.raises(StudyError, match=r"could not be written .*free some space"):
+    with largest_file(4096), pytest.raises(StudyError, match=r"was not written .*free some space"):
         train(recipe, small, checkpoint=checkpoint)
 
 

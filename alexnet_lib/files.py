@@ -1,4 +1,4 @@
-"""Files that say which process is at work on something, so that a second one leaves it alone."""
+"""Files that appear whole or not at all, and files that say which process is at work on something."""
 
 from __future__ import annotations
 
@@ -9,6 +9,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_lib.recipes import StudyError
+
+
+@contextlib.contextmanager
+def written(path: Path, remedy: str) -> Iterator[Path]:
+    """Give a path to write to; what is there in the end takes the place of ``path``, else nothing is left of it.
+
+    Raises:
+        StudyError: something could not be written; ``remedy`` says what to do.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        raise StudyError(f"{path} was not written ({getattr(error, 'strerror', error)}): {remedy}") from error
+    finally:  # after Ctrl-C too
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
