@@ -16,9 +16,9 @@ import operator
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 ROOT_VARIABLE = "ALEXNET_DATA"
 CIFAR10_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+KINDS = ("cifar10", "synthetic", "imagenette", "tiny-imagenet-200", "folder")
+"""The sets that `load` knows beside prepared ones, up to their options."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,16 +261,16 @@ def resident(images: Tensor | Jpegs) -> Tensor:
     return images if isinstance(images, Tensor) else torch.cat([*images.split(256)])
 
 
-def data_root(root: str | Path | None = None) -> Path:
+def data_root() -> Path:
     """Return the folder that data sets are read from; it need not exist yet.
 
-    The first of: ``root``; the environment variable ``ALEXNET_DATA``; the project's ``data`` folder, or
-    ``data`` in the current folder where the package is installed away from the project.
+    The first of: the environment variable ``ALEXNET_DATA``; the project's ``data`` folder, or ``data`` in the current
+    folder where the package is installed away from the project.
 
     Raises:
         StudyError: the root is a file, lies below a file, or can't be read.
     """
-    given = root or os.environ.get(ROOT_VARIABLE)
+    given = os.environ.get(ROOT_VARIABLE)
     project = Path(__file__).resolve().parents[1]
     home = project if (project / "pyproject.toml").is_file() else Path()
     path = Path(given).expanduser() if given else home / "data"
@@ -288,21 +290,34 @@ def data_root(root: str | Path | None = None) -> Path:
     return path
 
 
-def load(name: str, *, root: str | Path | None = None, download: bool = True) -> Dataset:
-    """Return the data set called ``name``, on the CPU.
+def load(name: str, *, download: bool = True) -> Dataset:
+    """Return the data set called ``name``, on the CPU, from `data_root`.
 
     Args:
         name: ``cifar10``, or ``synthetic`` with any of `synthetic`'s arguments as options, in any order:
             ``synthetic:size=224,train=200``. Pictures on disk, with `alexnet_lib.images.load`'s options:
             ``imagenette``, ``tiny-imagenet-200`` and ``folder:path=NAME``. Else the name of a prepared set.
-        root: folder of the data sets; by default see `data_root`.
         download: fetch CIFAR-10 where the root lacks it.
 
     Raises:
         StudyError: an unknown name or option, a value out of range, or a set that is missing or damaged.
     """
+    from alexnet_lib import images, store
+
     kind, options = _options(name)
-    return LOADERS[kind](options, root, download) if kind in LOADERS else _load_store(name, data_root(root))
+    if kind == "cifar10" and options:
+        raise StudyError(f"data set 'cifar10' takes no options; given: {', '.join(options)}")
+    if kind == "cifar10":
+        return cifar10(download=download)
+    if kind == "synthetic":
+        return synthetic(**_numbers(options))
+    if kind in images.SOURCES:
+        return images.load(kind, options, data_root())
+    stores = [path.parent.name for path in data_root().glob(f"*/{store.MANIFEST}")]
+    if name not in stores:
+        how = f"python -m alexnet_lib data prepare {name} --source FOLDER makes one of pictures"
+        raise StudyError(f"{unknown('data set', name, [*KINDS, *stores])}; {how}")
+    return store.load(data_root() / name)
 
 
 def some(name: str, part: str, rows: Sequence[int], *, of: int) -> Split:
@@ -340,13 +355,7 @@ def _options(name: str) -> tuple[str, dict[str, str]]:
     return kind, options
 
 
-def _load_cifar10(options: dict[str, str], root: str | Path | None, download: bool) -> Dataset:
-    if options:
-        raise StudyError(f"data set 'cifar10' takes no options; given: {', '.join(options)}")
-    return cifar10(root, download=download)
-
-
-def _load_synthetic(options: dict[str, str], root: str | Path | None, download: bool) -> Dataset:
+def _numbers(options: dict[str, str]) -> dict[str, int]:
     values = {}
     for key, value in options.items():
         if key not in SYNTHETIC_DEFAULTS:
@@ -355,34 +364,10 @@ def _load_synthetic(options: dict[str, str], root: str | Path | None, download: 
             values[key] = int(value)
         except ValueError:
             raise StudyError(f"data set 'synthetic': {key}={value} should be a whole number") from None
-    return synthetic(**values)
+    return values
 
 
-def _load_pictures(kind: str, options: dict[str, str], root: str | Path | None, download: bool) -> Dataset:
-    from alexnet_lib import images
-
-    return images.load(kind, options, data_root(root))
-
-
-def _load_store(name: str, home: Path) -> Dataset:
-    from alexnet_lib import store
-
-    stores = [path.parent.name for path in home.glob(f"*/{store.MANIFEST}")]
-    if name not in stores:
-        how = f"python -m alexnet_lib data prepare {name} --source FOLDER makes one of pictures"
-        raise StudyError(f"{unknown('data set', name, [*LOADERS, *stores])}; {how}")
-    return store.load(home / name)
-
-
-LOADERS: dict[str, Callable[[dict[str, str], str | Path | None, bool], Dataset]] = {
-    "cifar10": _load_cifar10,
-    "synthetic": _load_synthetic,
-    **{kind: partial(_load_pictures, kind) for kind in ("imagenette", "tiny-imagenet-200", "folder")},
-}
-"""Data sets by name: each loader takes the name's options, the root as given, and whether it may download."""
-
-
-def cifar10(root: str | Path | None = None, *, download: bool = True) -> Dataset:
+def cifar10(*, download: bool = True) -> Dataset:
     """Return CIFAR-10 in its official order: 50,000 training and 10,000 test images of 32 pixels.
 
     The official files are read, and their md5 checked, by ``torchvision.datasets.CIFAR10``. Files that are
@@ -396,7 +381,7 @@ def cifar10(root: str | Path | None = None, *, download: bool = True) -> Dataset
     """
     from torchvision.datasets import CIFAR10
 
-    home = data_root(root)
+    home = data_root()
     if not (home / CIFAR10.base_folder).exists():
         if not download:
             raise StudyError(_absent(home, "and downloading was not asked for"))

@@ -135,7 +135,7 @@ def load(kind: str, options: Mapping[str, str], home: Path) -> Dataset:
         count, dict(sorted(kinds.items())), tuple(sorted(unreadable)), dict(sorted(found.ignored.items()))
     )
     if unreadable:
-        warnings.warn(f"data set {found.name!r}: {report}: {first(unreadable)}", stacklevel=4)
+        warnings.warn(f"data set {found.name!r}: {report}: {first(unreadable)}", stacklevel=3)
     return Dataset(found.name, train, test, found.classes, digest(train, test), report)
 
 

@@ -52,6 +52,7 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
     monkeypatch.setattr(CIFAR10, "url", CLOSED_PORT)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("ALEXNET_DATA", str(folder.parent))
     return tmp_path / "root"
 
 
@@ -192,11 +193,8 @@ def test_options_may_stand_in_any_order_and_the_name_says_which_were_changed() -
     assert one.digest == other.digest == load(one.name).digest
 
 
-def test_root_is_the_argument_then_the_variable_then_the_projects_data_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_root_is_the_variable_then_the_projects_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_DATA", str(tmp_path / "variable"))
-    assert data_root(tmp_path / "argument") == tmp_path / "argument"
     assert data_root() == tmp_path / "variable"
     monkeypatch.delenv("ALEXNET_DATA")
     assert data_root() == Path(data.__file__).resolve().parents[1] / "data"
@@ -211,26 +209,28 @@ def test_root_of_a_package_installed_elsewhere_is_under_the_current_folder(
 
 
 @pytest.mark.parametrize("below", ["", "data"])
-def test_a_root_that_is_a_file_is_refused(tmp_path: Path, below: str) -> None:
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
     (tmp_path / "file").touch()
+    monkeypatch.setenv("ALEXNET_DATA", str(tmp_path / "file" / below))
     with pytest.raises(StudyError, match=r"is a file.*ALEXNET_DATA must name a folder"):
-        load("cifar10", root=tmp_path / "file" / below)
+        load("cifar10")
 
 
 def test_an_unreadable_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> list[str]:
         raise PermissionError(13, "Permission denied")
 
+    monkeypatch.setenv("ALEXNET_DATA", str(tmp_path))
     monkeypatch.setattr(os, "listdir", refuse)  # an administrator may read a folder whatever its permissions
     with pytest.raises(StudyError, match=r"can't be read \(Permission denied\): set its permissions"):
-        load("cifar10", root=tmp_path)
+        load("cifar10")
 
 
 # --- CIFAR-10 ---------------------------------------------------------------------------------------------
 
 
 def test_cifar10_is_read_in_its_official_order_with_channels_last(cifar: Path) -> None:
-    found = load("cifar10", root=cifar)
+    found = load("cifar10")
     first = pickle.loads((cifar / CIFAR10.base_folder / "data_batch_1").read_bytes())
     assert found.train.images.shape == (50, 32, 32, 3)
     assert found.train.images.is_contiguous()
@@ -258,22 +258,25 @@ def test_a_harmed_file_is_named_and_nothing_is_replaced(cifar: Path, name: str, 
     harm(cifar / CIFAR10.base_folder / name)
     before = contents(cifar)
     with pytest.raises(StudyError, match=rf"{name} {complaint}.*delete that folder.*ALEXNET_DATA") as caught:
-        load("cifar10", root=cifar)
+        load("cifar10")
     assert not any(other in str(caught.value) for other in {*BATCHES, "batches.meta"} - {name})
     assert contents(cifar) == before
 
 
 def test_without_set_and_network_the_error_names_root_variable_and_source(archive: Path, cifar: Path) -> None:
     with pytest.raises(StudyError) as caught:
-        load("cifar10", root=cifar)
+        load("cifar10")
     for needed in (str(cifar), "ALEXNET_DATA", "https://www.cs.toronto.edu/~kriz/cifar.html", "download failed"):
         assert needed in str(caught.value)
     assert contents(cifar) == {}
 
 
-def test_no_download_is_tried_where_it_is_not_wanted(archive: Path, cifar: Path) -> None:
+def test_no_download_is_tried_where_it_is_not_wanted(
+    archive: Path, cifar: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALEXNET_DATA", str(cifar / "deeper"))
     with pytest.raises(StudyError, match="downloading was not asked for"):
-        load("cifar10", root=cifar / "deeper", download=False)
+        load("cifar10", download=False)
     assert not (cifar / "deeper").exists()
 
 
@@ -281,7 +284,8 @@ def test_a_download_makes_the_root_and_leaves_only_the_set(
     archive: Path, cifar: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CIFAR10, "url", f"{server}/{archive.name}")
-    assert len(load("cifar10", root=cifar / "deeper").train) == 50
+    monkeypatch.setenv("ALEXNET_DATA", str(cifar / "deeper"))
+    assert len(load("cifar10").train) == 50
     assert [path.name for path in (cifar / "deeper").iterdir()] == [CIFAR10.base_folder]
 
 
@@ -291,13 +295,13 @@ def test_a_download_that_is_cut_short_leaves_nothing(
     cut_short(archive)
     monkeypatch.setattr(CIFAR10, "url", f"{server}/{archive.name}")
     with pytest.raises(StudyError, match="the download failed"):
-        load("cifar10", root=cifar)
+        load("cifar10")
     assert contents(cifar) == {}
 
 
 def test_an_archive_in_the_root_is_unpacked_and_kept(archive: Path, cifar: Path) -> None:
     packed = archive.rename(cifar / archive.name)
-    assert len(load("cifar10", root=cifar).test) == 10
+    assert len(load("cifar10").test) == 10
     assert packed.exists()
 
 
@@ -306,7 +310,7 @@ def test_a_cut_archive_in_the_root_is_named_and_kept(archive: Path, cifar: Path)
     cut_short(packed)
     before = contents(cifar)
     with pytest.raises(StudyError, match=r"cifar-10-python\.tar\.gz is cut short or altered"):
-        load("cifar10", root=cifar)
+        load("cifar10")
     assert contents(cifar) == before
 
 
