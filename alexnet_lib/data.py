@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 ROOT_VARIABLE = "ALEXNET_DATA"
 CIFAR10_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-KINDS = ("cifar10", "synthetic", "imagenette", "tiny-imagenet-200", "folder")
-"""The sets that `load` knows beside prepared ones, up to their options."""
+KINDS = ("cifar10", "synthetic")
+"""The sets that `load` knows beside pictures on disk (`alexnet_lib.images.SOURCES`) and prepared sets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,7 +316,7 @@ def load(name: str, *, download: bool = True) -> Dataset:
     stores = [path.parent.name for path in data_root().glob(f"*/{store.MANIFEST}")]
     if name not in stores:
         how = f"python -m alexnet_lib data prepare {name} --source FOLDER makes one of pictures"
-        raise StudyError(f"{unknown('data set', name, [*KINDS, *stores])}; {how}")
+        raise StudyError(f"{unknown('data set', name, [*KINDS, *images.SOURCES, *stores])}; {how}")
     return store.load(data_root() / name)
 
 

@@ -26,7 +26,8 @@ def written(path: Path, remedy: str) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        raise StudyError(f"{path} was not written ({getattr(error, 'strerror', error)}): {remedy}") from error
+        why = getattr(error, "strerror", None) or error
+        raise StudyError(f"{path} was not written ({why}): {remedy}") from error
     finally:  # after Ctrl-C too
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -72,7 +72,7 @@ def prepare(source: Path, folder: Path) -> None:
             splits, or have no readable image; labels out of range; a name that is taken; a full disk; another
             process that prepares the set, or unpacks its source.
     """
-    if folder.name in KINDS or not re.fullmatch(r"\w[\w-]*", folder.name):
+    if folder.name in {*KINDS, *images.SOURCES} or not re.fullmatch(r"\w[\w-]*", folder.name):
         raise StudyError(f"prepared set {folder.name!r}: take another name, of letters, digits, - and _")
     if folder.exists():
         raise StudyError(f"{folder} is there already: see data check {folder.name}, or delete it to prepare it again")

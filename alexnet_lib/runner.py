@@ -325,7 +325,6 @@ def run(
     flying: dict[concurrent.futures.Future[Ended | StudyError | None], str] = {}
     failed: BaseException | None = None
     late = False
-    waiting: list[Task] = []
     told: set[str] = set()  # of the runs left out
     with contextlib.ExitStack() as leaving:
         held: dict[str, contextlib.ExitStack] = {}  # by this process, not its workers: until the record is written

@@ -531,6 +531,7 @@ def test_the_origin_of_a_part_of_a_run_says_whether_the_code_was_changed(project
     assert records.origin() == f"{git(project, 'rev-parse', 'HEAD')}, changed"
 
 
+@needs_git
 def test_prose_does_not_make_the_tree_dirty(project: Path) -> None:
     (project / "README.md").write_text("a\n")
     assert records.commit()["dirty"] is False
