@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from alexnet_lib.recipes import StudyError
 
@@ -42,34 +43,20 @@ def alone(path: Path) -> Iterator[bool]:
     Raises:
         StudyError: the file can't be made or locked.
     """
-    descriptor = _take(path)
-    try:
-        yield descriptor is not None
-    finally:
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                path.unlink()  # while it is still held: afterwards it could be another's
-            os.close(descriptor)
-
-
-def _take(path: Path) -> int | None:
+    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The holder before may have removed the file between the two calls: the lock is then of no file.
-                if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
-                os.close(descriptor)
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            except OSError:
-                os.close(descriptor)
-                raise
+        lock.acquire(timeout=0)
+    except Timeout:
+        pass  # another's: `lock.is_locked` stays False
     except OSError as error:
         raise StudyError(
             f"lock file {path} can't be held ({error}): choose a folder that can be written to"
         ) from error
+    try:
+        yield lock.is_locked
+    finally:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):
+                path.unlink()  # while it is still held: afterwards it could be another's
+            lock.release()
