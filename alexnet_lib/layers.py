@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -154,6 +154,7 @@ class LayerSetting:
 
 
 WeightLayer = nn.Conv2d | nn.Linear | LocallyConnected
+Layer = TypeVar("Layer", bound=WeightLayer)
 
 
 def conv(
@@ -170,23 +171,23 @@ def conv(
 ) -> nn.Conv2d:
     """Make a convolution; ``groups=2`` keeps each tower to its own half of the maps."""
     layer = nn.Conv2d(in_maps, maps, kernel, stride, padding, groups=groups)
-    vars(layer)["setting"] = LayerSetting(std, bias, decay)
-    return layer
+    return _given(layer, LayerSetting(std, bias, decay))
 
 
 def linear(inputs: int, outputs: int, *, std: float, bias: float = 0.0, decay: float) -> nn.Linear:
     """Make a fully-connected layer."""
-    layer = nn.Linear(inputs, outputs)
-    vars(layer)["setting"] = LayerSetting(std, bias, decay)
-    return layer
+    return _given(nn.Linear(inputs, outputs), LayerSetting(std, bias, decay))
 
 
 def local(
     in_maps: int, maps: int, kernel: int, *, map_size: int, padding: int, std: float, bias: float = 0.0, decay: float
 ) -> LocallyConnected:
     """Make a locally connected layer."""
-    layer = LocallyConnected(in_maps, maps, kernel, map_size, padding)
-    vars(layer)["setting"] = LayerSetting(std, bias, decay)
+    return _given(LocallyConnected(in_maps, maps, kernel, map_size, padding), LayerSetting(std, bias, decay))
+
+
+def _given(layer: Layer, setting: LayerSetting) -> Layer:
+    vars(layer)["setting"] = setting  # past nn.Module, which would look for parameters in it
     return layer
 
 

@@ -1,4 +1,4 @@
-"""The training loop: the paper's update, step schedule, precision, checkpoint and resume."""
+"""The training loop: epochs, precision, checkpoint and resume."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pickle
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from torch.nn import functional
 from alexnet_lib import augment, files, layers, models, parallel
 from alexnet_lib.data import Dataset, parts
 from alexnet_lib.evaluate import Inputs, autocast, error_rate, view_probabilities
+from alexnet_lib.optim import optimiser, set_rates
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.towers import Towers
 
@@ -82,66 +83,6 @@ class Result:
     """Epochs before the first, numbered below 0, in which the network learnt to tell turns: see `pretrain`."""
     split: str = ""
     """Among what the run was divided, if it was."""
-
-
-class PaperSGD(torch.optim.Optimizer):
-    """Stochastic gradient descent as P §5 writes it, with ``weights.cu``'s separate rates for biases.
-
-    ``v <- momentum * v - rate * (decay * w + gradient)``, then ``w <- w + v``. The rate enters the velocity,
-    so after a cut the old velocity keeps its size; ``torch.optim.SGD`` multiplies the whole velocity by the
-    new rate and differs for the 10 to 20 updates that the old one takes to fade. At a constant rate both agree.
-    """
-
-    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float) -> None:
-        super().__init__(groups, {"momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Do one update from the gradients at hand."""
-        for group in self.param_groups:
-            weights: list[Tensor] = group["params"]
-            for w in weights:
-                if not self.state[w]:
-                    self.state[w]["velocity"] = torch.zeros_like(w)
-            velocities = [self.state[w]["velocity"] for w in weights]
-            gradients = [w.grad for w in weights if w.grad is not None]
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, gradients, alpha=-group["rate"])
-            if group["decay"]:
-                torch._foreach_add_(velocities, weights, alpha=-group["rate"] * group["decay"])
-            torch._foreach_add_(weights, velocities)
-
-
-def optimiser(model: nn.Module, recipe: Recipe) -> PaperSGD:
-    """Return the recipe's optimiser: each weight with its layer's decay, biases with their rate and no decay."""
-    groups: dict[tuple[bool, bool, float, torch.device], list[Tensor]] = {}
-    for name, layer in layers.weight_layers(model):
-        assert layer.bias is not None
-        first, device = bool(recipe.conv1) and "conv1" in name.split("."), layer.weight.device
-        decay = layers.setting_of(layer).decay * recipe.decay
-        groups.setdefault((first, False, decay, device), []).append(layer.weight)
-        groups.setdefault((first, True, 0.0, device), []).append(layer.bias)
-    update = PaperSGD(
-        [{"params": w, "decay": decay, "bias": bias, "first": one} for (one, bias, decay, _), w in groups.items()],
-        recipe.momentum,
-    )
-    set_rates(update, recipe, epoch=0)
-    return update
-
-
-def set_rates(optimiser: PaperSGD, recipe: Recipe, epoch: int) -> float:
-    """Give every group of weights its rate in an epoch, counted from 0; return that of the weights above conv1."""
-
-    def cut(epochs: tuple[int, ...]) -> float:
-        return 0.1 ** sum(at <= epoch for at in epochs)
-
-    rate = recipe.rate * min(1.0, (epoch + 1) / (recipe.warmup + 1))
-    for group in optimiser.param_groups:
-        own = recipe.bias_cuts if group["bias"] and recipe.bias_cuts is not None else recipe.cuts
-        group["rate"] = rate * (recipe.bias_rate if group["bias"] else 1.0) * cut(own)
-        if group["first"]:
-            group["rate"] *= 0.0 if epoch >= recipe.conv1[1] else cut(recipe.conv1[:1])
-    return rate * cut(recipe.cuts)
 
 
 def check_device(recipe: Recipe, device: torch.device) -> None:

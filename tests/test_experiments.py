@@ -12,8 +12,8 @@ from studies import TINY
 from torch import nn
 
 from alexnet_lib import claims, data, experiments, layers, models
-from alexnet_lib import train as training
 from alexnet_lib.experiments import Arm
+from alexnet_lib.optim import optimiser
 from alexnet_lib.recipes import Recipe, StudyError
 
 # --- Figure 1's arms ----------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_no_arm_is_regularised(laptop: dict[str, Arm], name: str) -> None:
     recipe = laptop[name].recipe  # P §3.1: "no regularisation of any kind"
     net = models.build(recipe.net, activation=recipe.activation, generator=torch.Generator().manual_seed(0))
     assert not any(isinstance(layer, nn.Dropout) for layer in net.modules())
-    assert {group["decay"] for group in training.optimiser(net, recipe).param_groups} == {0.0}
+    assert {group["decay"] for group in optimiser(net, recipe).param_groups} == {0.0}
     assert (recipe.crop, recipe.flip) == (0, False)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from alexnet_lib import __main__ as cli
 from alexnet_lib import data, layers, models, records, train
 from alexnet_lib.data import Dataset
+from alexnet_lib.optim import optimiser
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.towers import Towers
 
@@ -157,8 +158,8 @@ def test_training_ends_with_the_weights_of_the_network_in_one_piece(images: Data
 
 
 def test_a_layer_s_own_rates_are_those_of_both_halves() -> None:
-    optimiser = train.optimiser(build("alexnet32")[1], replace(TWO, conv1=(1, 2)))
-    assert sum(len(group["params"]) for group in optimiser.param_groups if group["first"]) == 4
+    update = optimiser(build("alexnet32")[1], replace(TWO, conv1=(1, 2)))
+    assert sum(len(group["params"]) for group in update.param_groups if group["first"]) == 4
 
 
 def test_a_checkpoint_of_two_towers_is_not_gone_on_from_in_one_piece(tmp_path: Path, images: Dataset) -> None:
