@@ -42,6 +42,11 @@ GRID = {0.01: 3.0, 0.02: 4.0, 0.005: 5.0}
 """Epochs to the target of a whole search whose first rate is the best."""
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    """A stream of random numbers of one's own."""
+    return torch.Generator().manual_seed(seed)
+
+
 def add_experiment(monkeypatch: pytest.MonkeyPatch, arms: Sequence[Arm] = ARMS, name: str = "tiny") -> None:
     """Add an experiment to the study, at scale ``smoke`` alone."""
     monkeypatch.setitem(experiments.EXPERIMENTS, name, lambda scale: tuple(arms) if scale == "smoke" else ())

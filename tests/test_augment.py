@@ -5,15 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy.stats import chisquare
+from studies import seeded
 from torch import Tensor
 
 from alexnet_lib import data
 from alexnet_lib.augment import centre_crop, colour_basis, crop, flips, normalise, offsets, views
 from alexnet_lib.recipes import StudyError
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def pixels(n: int, size: int, seed: int = 0) -> Tensor:

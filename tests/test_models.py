@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from studies import seeded
 from torch import Tensor, nn
 
 from alexnet_lib import layers, models
@@ -18,10 +19,6 @@ from alexnet_lib.recipes import StudyError
 
 CIFAR = [name for name in models.NETS if name.startswith("cifar")]
 TWO_TOWERS = ["alexnet-paper", "alexnet-code2012"]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:

@@ -6,16 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from studies import seeded
 from torch import Tensor, nn
 
 from alexnet_lib import models
 from alexnet_lib.optim import PaperSGD, optimiser, set_rates
 from alexnet_lib.recipes import Recipe
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
 
 # --- the update --------------------------------------------------------------------------------------------
 

@@ -28,10 +28,6 @@ from alexnet_lib.train import Epoch, Result, Trainer, check_device, train
 CPU = torch.device("cpu")
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def curve(result: Result) -> list[Epoch]:
     """The history without its times, which no two runs share."""
     return [replace(epoch, seconds=0.0) for epoch in result.history]
