@@ -56,7 +56,7 @@ def test_drawing_in_two_calls_gives_the_same_numbers(first: int) -> None:
 # --- crops ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("height", "size"), [(32, 24), (32, 32), (9, 4), (5, 1), (40, 37)])
+@pytest.mark.parametrize(("height", "size"), [(32, 24), (32, 32), (9, 4), (5, 1), (40, 37), (99, 95), (99, 96)])
 def test_crops_equal_slices(height: int, size: int) -> None:
     images, draw = pixels(50, height), seeded(1)
     places, turned = offsets(50, height - size, draw), flips(50, draw)
@@ -131,12 +131,17 @@ def test_a_gpu_gives_the_same_crops_as_the_cpu() -> None:
 # --- inputs -----------------------------------------------------------------------------------------------
 
 
-def test_normalise_subtracts_the_mean_image_then_scales() -> None:
-    images, mean = pixels(6, 8), torch.rand(8, 8, 3, generator=seeded()) * 255
-    inputs = normalise(images, mean, 0.25)
+@pytest.mark.parametrize("scale", [0.25, torch.tensor([0.1, 0.2, 0.3])])
+@pytest.mark.parametrize("mean", ["image", "channels"])
+@pytest.mark.parametrize(("count", "size"), [(6, 8), (15, 224)])  # all at once, and in parts of 6
+def test_normalise_subtracts_the_mean_then_scales(count: int, size: int, mean: str, scale: float | Tensor) -> None:
+    images = pixels(count, size)
+    shape = (size, size, 3) if mean == "image" else (3,)
+    subtracted = torch.rand(shape, generator=seeded()) * 255
+    inputs = normalise(images, subtracted, scale)
     assert inputs.dtype == torch.float32
     for image, found in zip(images, inputs, strict=True):
-        assert torch.equal(found, ((image.float() - mean) * 0.25).permute(2, 0, 1))
+        assert torch.equal(found, ((image.float() - subtracted) * scale).permute(2, 0, 1))
 
 
 def test_normalised_batches_are_channels_last() -> None:
