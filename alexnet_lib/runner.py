@@ -29,6 +29,13 @@ from alexnet_lib.train import Epoch, Result, check_device, first_kernels, out_of
 
 NEIGHBOUR_LAYERS = ("pool1", "pool2", "pool5", "act6", "act7")
 """Layers of AlexNet in which nearest images are looked for, besides pixels."""
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""Settings of glibc's allocator: keep freed memory, and take it in huge pages. It otherwise returns every activation
+to the system and faults it in again at the next step, a quarter of the time of a step here."""
 GPU_PLACES = 4
 """Runs side by side on a GPU: one alone leaves it idle while the CPU prepares, and small nets fill little of it."""
 
@@ -433,13 +440,11 @@ def places_for(scale: str, device: str) -> int:
 def workers(device: str, jobs: int) -> concurrent.futures.Executor:
     """Return an executor of ``jobs`` processes, each with its own generators; single-threaded runs suit a CPU best.
 
-    On a CPU they keep freed memory and take it in huge pages. glibc otherwise returns every activation to the system
-    and faults it in again at the next step, a quarter of the time of a step here.
+    On a CPU they have the settings ``ALLOCATOR``, where the user has not set others.
     """
     if device == "cpu":
-        os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
-        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**40))
-        os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+        for name, value in ALLOCATOR.items():
+            os.environ.setdefault(name, value)
     return concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from alexnet_lib import bench, data, machine, models
+from alexnet_lib import bench, data, machine, models, runner
 from alexnet_lib.data import Dataset
 from alexnet_lib.recipes import Recipe, StudyError
 
@@ -87,6 +91,30 @@ def test_the_network_alone_is_given_one_random_batch_as_often_as_an_epoch_has_ba
     assert given[0].is_contiguous(memory_format=torch.channels_last)
 
 
+def _settings() -> dict[str, str]:
+    return {name: os.environ[name] for name in runner.ALLOCATOR if name in os.environ}
+
+
+def test_an_ordinary_process_has_none_of_our_allocator_settings(
+    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in runner.ALLOCATOR.items():
+        monkeypatch.setenv(name, value)
+    submitted = []
+
+    class Pool(concurrent.futures.ProcessPoolExecutor):
+        def submit(self, *task: Any) -> Any:
+            submitted.append(super().submit(_settings).result())
+            return super().submit(*task)
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
+    bench.write_jpegs(photos.train, tmp_path)
+    with bench.ordinary((LARGE, photos, tmp_path, 8, torch.device("cpu"))) as epoch:
+        assert _settings() == runner.ALLOCATOR
+        epoch()
+    assert submitted == [{}, {}]
+
+
 def test_the_floor_is_the_time_of_the_operations_and_then_of_the_update() -> None:
     recipe = Recipe(net="alexnet-paper", batch=128)
     arithmetic = bench.floor(recipe, 1000, operations=4.13561e12, memory=float("inf"))
@@ -97,22 +125,31 @@ def test_the_floor_is_the_time_of_the_operations_and_then_of_the_update() -> Non
     assert both == pytest.approx(1 / (1 / 1000 + 1 / 128), rel=1e-4)
 
 
+@pytest.mark.parametrize("has_bf16", [True, False])
 def test_large_images_are_timed_on_alexnet_with_its_ratios_and_the_paper_s_training(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, has_bf16: bool
 ) -> None:
     monkeypatch.setattr(bench, "ALEXNET", LARGE)
     monkeypatch.setattr(bench, "BATCHES", {"cpu": (4,)})
     monkeypatch.setattr(bench, "IMAGES", {"cpu": 8})
     monkeypatch.setattr(bench, "machine_rates", lambda device, precision: (1e11, 1e10))
+    monkeypatch.setattr(bench, "ordinary", lambda files: contextlib.nullcontext(bench.reference(*files)))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
     report = bench.report("synthetic:size=132,train=5,test=2", rounds=1)
     assert "128-pixel crops and reflections of 8 images" in report
-    found = rates(report)
-    assert list(found) == ["a: our trainer", "b: reference loop, JPEG", "c: our network alone", "d: floor"]
-    a, *others = found.values()
-    ratios = [float(ratio) for ratio in re.findall(r"^a / [bcd]: +([\d.]+) x", report, re.MULTILINE)]
-    assert ratios == pytest.approx([a / other for other in others], rel=0.05, abs=0.01)
-    (hours,) = re.findall(r"90 epochs of 1,200,000 images at a: ([\d,]+) hours", report)
-    assert float(hours.replace(",", "")) == pytest.approx(90 * 1_200_000 / a / 3600, rel=0.05)
+    parts = report.split("batches of 4, ")[1:]
+    assert [part.split()[0] for part in parts] == ["float32", "bf16"][: 1 + has_bf16]
+    assert ("bf16 not measured: precision 'bf16': this CPU has no bf16 arithmetic" in report) != has_bf16
+    for part in parts:
+        found = rates(part)
+        assert set(found) == {bench.A, bench.B, bench.ALLOCATED, bench.C, bench.D}
+        a, *others = (found[name] for name in (bench.A, bench.B, bench.C, bench.D))
+        ratios = [float(ratio) for ratio in re.findall(r"^a / [bcd]: +([\d.]+) x", part, re.MULTILINE)]
+        assert ratios == pytest.approx([a / other for other in others], rel=0.05, abs=0.01)
+        (same,) = re.findall(r"^a / b with our allocator settings: ([\d.]+) x", part, re.MULTILINE)
+        assert float(same) == pytest.approx(a / found[bench.ALLOCATED], rel=0.05, abs=0.01)
+        (hours,) = re.findall(r"90 epochs of 1,200,000 images at a: ([\d,]+) hours", part)
+        assert float(hours.replace(",", "")) == pytest.approx(90 * 1_200_000 / a / 3600, rel=0.05)
 
 
 def test_small_images_are_timed_on_one_core_against_the_tutorial(monkeypatch: pytest.MonkeyPatch) -> None:
