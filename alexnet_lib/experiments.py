@@ -124,25 +124,33 @@ def _holdout(scale: str) -> tuple[Arm, ...]:
 
 
 def _ablation(
-    changes: Mapping[str, Mapping[str, Any]], laptop: int, keep: tuple[str, ...] = ()
+    changes: Mapping[str, Mapping[str, Any]], laptop: int, keep: tuple[str, ...] = (), *, by_itself: bool = False
 ) -> Callable[[str], tuple[Arm, ...]]:
     """Return an experiment's arms: AlexNet-32, and AlexNet-32 with each of ``changes`` to its recipe.
 
     At scale ``imagenet`` it is the paper's network instead. ``laptop``: seeds an arm at that scale. ``keep``: as in
-    ``Arm``, of the changed ones.
+    ``Arm``, of the changed ones. ``by_itself``: whether a claim is of AlexNet-32 by itself, so that all its runs
+    count and not the pairs' alone.
     """
 
     def arms(scale: str) -> tuple[Arm, ...]:
         if scale == "imagenet":
-            return tuple(_whole(scale, changes, "imagenet", keep=keep))
-        seeds = {"smoke": 2, "laptop": laptop, "gpu": 10}[scale]
-        changed = (
-            Arm(name=name, recipe=_recipe32(scale, **change), seeds=seeds, keep=keep)
-            for name, change in changes.items()
-        )
-        return (_base(scale), *changed)
+            base, *changed = _whole(scale, changes, "imagenet", keep=keep)
+        else:
+            seeds = {"smoke": 2, "laptop": laptop, "gpu": 10}[scale]
+            base = _base(scale)
+            changed = [
+                Arm(name=name, recipe=_recipe32(scale, **change), seeds=seeds, keep=keep)
+                for name, change in changes.items()
+            ]
+        return (base, *changed) if by_itself else _paired(base, *changed)
 
     return arms
+
+
+def _paired(base: Arm, *changed: Arm) -> tuple[Arm, ...]:
+    """Return the arms, of the first no more seeds than have a pair."""
+    return replace(base, seeds=max(arm.seeds for arm in changed)), *changed
 
 
 def _lrn(scale: str) -> tuple[Arm, ...]:
@@ -333,7 +341,7 @@ def _bigger(scale: str) -> tuple[Arm, ...]:
         }
 
     arms = _ablation(changes("alexnet32", 200 if scale == "smoke" else 50_000), laptop=3)(scale)
-    arms += _ensembles(scale)[1:]
+    arms = _paired(*arms, *_ensembles(scale)[1:])
     if scale == "gpu":
         arms += tuple(_whole(scale, changes("alexnet-paper", IMAGENETTE), "imagenette", "-imagenette"))
     return arms
@@ -357,11 +365,11 @@ EXPERIMENTS: dict[str, Callable[[str], tuple[Arm, ...]]] = {  # beside each the 
     "relu_vs_tanh": _relu_vs_tanh,  # 3.1
     "lrn": _lrn,  # 3.3
     "overlapping_pooling": _ablation({"pool2": {"net": "alexnet32-pool2"}}, laptop=5),  # 3.4
-    "two_towers": _ablation(_TOWERS, laptop=5, keep=("conv1",)),  # 3.2, 6.1
+    "two_towers": _ablation(_TOWERS, laptop=5, keep=("conv1",), by_itself=True),  # 3.2, 6.1
     "dropout": _ablation({"no-dropout": {"net": "alexnet32-no-dropout"}}, laptop=3),  # 4.2
     "augmentation": _ablation(_AUGMENTATION, laptop=3),  # 4.1
     "depth": _ablation(_DEPTH, laptop=3),  # 7
-    "training_details": _ablation(_DETAILS, laptop=3),  # 5, 6
+    "training_details": _ablation(_DETAILS, laptop=3, by_itself=True),  # 5, 6
     "ensembles": _ensembles,  # 6
     "alexnet": _full,  # 3.5, 5, 6
     "imagenet_ablations": _imagenet_ablations,  # 3 to 7
