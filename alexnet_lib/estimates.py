@@ -142,12 +142,14 @@ def _ends(found: Estimate, ends: tuple[float, float]) -> str:
 
 
 def show_detectable(found: Estimate) -> str:
-    """Return the smallest effect that the design could have seen, as an inconclusive result prints it.
-
-    Empty for a single pair, which shows no effect of any size.
-    """
+    """Return the smallest effect that the design could have seen; empty for a single pair, which shows none."""
     if found.n < 2:
         return ""
     size = detectable(found)
-    number = f"a factor of {size:.2f}" if found.unit == "ratio" else f"{size:.2f} points"
-    return f"smallest effect that {found.n} pairs of this spread show with a chance of {100 * POWER:.0f} %: {number}"
+    return f"a factor of {size:.2f}" if found.unit == "ratio" else f"{size:.2f} points"
+
+
+def show_missed(found: Estimate) -> str:
+    """Return the same as an inconclusive result prints it."""
+    seen = f"smallest effect that {found.n} pairs of this spread show with a chance of {100 * POWER:.0f} %"
+    return f"{seen}: {show_detectable(found)}" if found.n > 1 else ""

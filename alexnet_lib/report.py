@@ -10,7 +10,7 @@ from IPython.display import HTML, Markdown
 from alexnet_lib import images, models
 from alexnet_lib.claims import Claim
 from alexnet_lib.effects import Results, level
-from alexnet_lib.estimates import DASH, Estimate, show, show_bootstrap, show_detectable, show_interval
+from alexnet_lib.estimates import DASH, Estimate, show, show_bootstrap, show_interval, show_missed
 from alexnet_lib.recipes import Recipe
 
 CLASSES = {"tiny-imagenet-200": 200, "imagenet": 1000}
@@ -127,7 +127,7 @@ def verdict(claim: Claim, found: Estimate | None, judged: str) -> Markdown:
     ours = f": {show(found)}, interval {show_interval(found)}, n = {found.n}" if found else ""
     why = [found.why] if found else []
     if found and judged == "inconclusive" and found.unit != "per cent":
-        why.append(show_detectable(found))
+        why.append(show_missed(found))
     because = "".join(f". {each[0].upper()}{each[1:]}" for each in why if each)
     statement, rule = (" ".join(claim[part].split()) for part in ("statement", "rule"))
     return Markdown(f"{statement}\n\n> {rule}\n\n**{judged}**{ours}{because}")  # type: ignore[no-untyped-call]
