@@ -81,10 +81,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _declare_train(part: argparse.ArgumentParser) -> None:
     part.add_argument("net", help="network, e.g. cifar-19pct; alexnet for an edition with its own recipe")
-    part.add_argument("--edition", default="paper", help="of alexnet: paper, code2012 or one-tower")
+    part.add_argument("--edition", help="of alexnet: paper (the default), code2012 or one-tower")
     part.add_argument("--data", default="cifar10", help="data set: cifar10, synthetic, synthetic:size=224,train=200")
-    part.add_argument("--device", default="cpu", help="cpu or cuda")
-    part.add_argument("--devices", metavar="A,B", help="instead, one for each of the two towers, e.g. cuda:0,cuda:1")
+    where = part.add_mutually_exclusive_group()
+    where.add_argument("--device", default="cpu", help="cpu or cuda")
+    where.add_argument("--devices", metavar="A,B", help="instead, one for each of the two towers, e.g. cuda:0,cuda:1")
     part.add_argument("--checkpoint", type=Path, help="file to save to after every epoch and to go on from")
     part.add_argument("--out", type=Path, help="folder to add the run's record to (default: none is written)")
     part.add_argument(
@@ -103,17 +104,22 @@ def _train(options: argparse.Namespace) -> None:
     begun, origin = datetime.now(UTC), records.origin()
     device, *second = _devices(options)
     fields = {"data": options.data, **_fields(options.set)}
+    if "net" in fields:
+        raise StudyError("--set net=...: the network is named before the options, as in `train cifar-19pct`")
+    if options.edition and options.net != "alexnet":
+        raise StudyError(f"--edition {options.edition}: of alexnet alone, not of {options.net!r}")
     if options.net == "alexnet":
         Recipe.parse(fields)  # before anything is reckoned from them
         length = {"epochs": fields["epochs"]} if "epochs" in fields else {}
-        fields = experiments.edition(options.edition, options.data, **length).resolved() | fields
+        fields = experiments.edition(options.edition or "paper", options.data, **length).resolved() | fields
     else:
         fields["net"] = options.net
     recipe = Recipe.parse(fields)
     if options.scale_rate:
         recipe = recipe.scaled(options.scale_rate)
     told = parallel.rank() == 0
-    bar = tqdm(total=recipe.epochs, unit="epoch", disable=not (told and sys.stderr.isatty()), leave=False)
+    total, hidden = recipe.pretrain + recipe.epochs, not (told and sys.stderr.isatty())
+    bar = tqdm(total=total, unit="epoch", disable=hidden, leave=False)
 
     def on_epoch(epoch: train.Epoch) -> None:
         bar.update()
@@ -304,11 +310,8 @@ def _pending(options: argparse.Namespace) -> None:
     if not tasks:
         print(f"nothing pending at scale {options.scale}")
         return
-    folders = (_out(options), records.PUBLISHED)
-    cost, unknown = runner.hours(
-        tasks, [run for folder in folders for run in records.read(folder, scale=options.scale)]
-    )
-    without = f" ({unknown} of them not counted: no recorded run tells what they cost)" if unknown else ""
+    cost, uncounted = runner.hours(tasks, runner.recorded(options.scale, _out(options), records.PUBLISHED))
+    without = f" ({uncounted} of them not counted: no recorded run tells what they cost)" if uncounted else ""
     print(f"{len(tasks)} runs can start, up to {cost:.1f} hours of one core or GPU{without}")
 
 
@@ -347,9 +350,7 @@ def _verify(options: argparse.Namespace) -> int:
         f"seed {record['seed']}; {len(record['history'])} epochs took {record['cost']['train_seconds']:.0f} s",
         flush=True,
     )
-    good, lines = verify.compare(
-        record, verify.repeat(record, device), verify.siblings(record, records.read(experiment=record["experiment"]))
-    )
+    good, lines = verify.compare(record, verify.repeat(record, device), verify.siblings(record, records.read()))
     print("\n".join([*lines, "confirmed" if good else "NOT CONFIRMED"]))
     return 0 if good else 1
 
@@ -375,9 +376,14 @@ def _data(options: argparse.Namespace) -> None:
         task, *names = names
     if (task and len(names) != 1) or (task == "prepare") != bool(options.source):
         raise StudyError("write: data prepare NAME --source FOLDER, or data check NAME")
+    if task and options.download:
+        raise StudyError(f"--download: data {task} takes what lies under the data root: leave it out")
     print(f"data root: {home}", flush=True)
     if task == "prepare":
         prepare.prepare(options.source, home / names[0])
+    if task == "check":
+        store.check(home / names[0])
+        print("every file is as it was written")
     for name in names:
         found = data.load(name, download=options.download)
         print(
@@ -386,9 +392,6 @@ def _data(options: argparse.Namespace) -> None:
         )
         if found.report:
             print("\n  ".join([f"  {found.report}", *found.report.unreadable]))
-    if task == "check":
-        store.check(home / names[0])
-        print("every file is as it was written")
 
 
 def _declare_claims(part: argparse.ArgumentParser) -> None:
@@ -434,11 +437,11 @@ def _bench(options: argparse.Namespace) -> None:
 
     if options.rounds < 1:
         raise StudyError(f"--rounds {options.rounds}: take 1 or more")
+    if bool(options.input) != bool(options.source):
+        raise StudyError("write: bench --input NAME --source FOLDER, of the pictures that the set was made of")
     # A process like those that train: both loops get the same settings of the memory allocator.
     with runner.workers(_device(options), 1) as executor:
         if options.input:
-            if not options.source:
-                raise StudyError("--input NAME needs --source FOLDER, of the pictures that the set was made of")
             done = executor.submit(bench_input.report, options.input, options.source, rounds=options.rounds)
         else:
             done = executor.submit(bench.report, options.data, device=options.device, rounds=options.rounds)

@@ -22,7 +22,7 @@ def offsets(n: int, border: int, generator: torch.Generator) -> Tensor:
 
     Both ends are included as in the 2012 code, which has 33 * 33 places for 224 of 256 pixels where P §4.1
     counts 32 * 32, and 9 * 9 for 24 of 32. One place per image is what its CIFAR-10 nets do; its ImageNet
-    nets share one among 32 images (fact sheet, sections 2.4 and 4.1).
+    nets share one among 32 images (``crop_chunk`` in the 2012 code).
 
     Args:
         n: number of crops.
@@ -86,7 +86,7 @@ def normalise(images: Tensor, mean: Tensor, scale: float | Tensor) -> Tensor:
     Args:
         images: uint8 (n, H, H, 3).
         mean: float32 (H, H, 3), the mean image's central crop of that size, whatever the offsets of the crops
-            (the 2012 code: fact sheet, sections 2.3 and 4.1); or (3,), the channels' means.
+            (as in the 2012 code); or (3,), the channels' means.
         scale: 1 for the raw inputs of P §2; or float32 (3,), one for each channel.
 
     Returns:
@@ -128,7 +128,7 @@ def colour_basis(kind: str, colours: tuple[Tensor, Tensor]) -> Tensor:
 
     - ``printed``: 0.1 times the eigenvalue along each component, as the paper writes. Of pixels in 0..1, since
       eigenvalues of 0..255 would give shifts of more than a thousand grey levels.
-    - ``coded``: 0.1 times its square root, as the 2012 code does (fact sheet, section 2.5).
+    - ``coded``: 0.1 times its square root, as the 2012 code does.
     - ``lighting``: the common copy of the paper's formula, with ImageNet's components whatever the data.
     - ``none``: no shift.
 
@@ -146,7 +146,7 @@ def colour_basis(kind: str, colours: tuple[Tensor, Tensor]) -> Tensor:
     return (directions * spread).T.float()
 
 
-VIEWS = ("centre", "corners", "grid9")
+VIEWS = ("centre", "corners")
 
 
 def views(images: Tensor, size: int, which: str) -> Tensor:
@@ -156,9 +156,7 @@ def views(images: Tensor, size: int, which: str) -> Tensor:
 
     - ``centre``: 1 view, the central crop.
     - ``corners``: 10 views, upper left, upper right, lower left, lower right and centre, then the reflections
-      of these five in the same order (P §4.1; the CIFAR-10 nets of CC1).
-    - ``grid9``: 9 views, start, centre and end of both axes, row by row, no reflections (the CIFAR-10 nets of
-      C12 and CC2).
+      of these five in the same order (P §4.1; the CIFAR-10 nets of cuda-convnet).
 
     Raises:
         StudyError: unknown views, or a size above that of the images.
@@ -171,7 +169,6 @@ def views(images: Tensor, size: int, which: str) -> Tensor:
     places = {
         "centre": [(middle, middle)],
         "corners": [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)],
-        "grid9": [(y, x) for y in (0, middle, end) for x in (0, middle, end)],
     }[which]
     cut = torch.stack([images[:, y : y + size, x : x + size] for y, x in places])
     return torch.cat((cut, cut.flip(3))) if which == "corners" else cut

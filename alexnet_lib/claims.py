@@ -135,7 +135,8 @@ def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     )
     waiting = [name for name, ratio in found.items() if _open(results, name, ratio, 3)]
     if waiting:
-        open_ = f"open, {len(waiting)} of {len(found)} settings can't be judged yet"
+        arms = [results[f"{activation}-{name}"] for name in waiting for activation in ("relu", "tanh")]
+        open_ = _unjudged(f"{len(waiting)} of {len(found)} settings", arms)
         return replace(least, why="; ".join(filter(None, (open_, least.why)))), "inconclusive"
     if all(e.low > threshold for e in ended.values()):
         return replace(least, why=f"above {threshold} in all settings"), "reproduced"
@@ -156,9 +157,19 @@ def _waits(
     found: Estimate, wanted: int, arms: Sequence[ArmResult], what: str = "pairs of seeds"
 ) -> tuple[Estimate, str]:
     """Return the verdict while fewer than ``wanted`` have a number, and whether runs of ``arms`` are to come."""
-    if any(len(arm.runs) < arm.arm.seeds for arm in arms):
+    if _lacking(arms):
         return replace(found, why=f"open, {found.n} of {wanted} {what}"), "inconclusive"
     return replace(found, why=f"all runs have ended, {found.n} of {wanted} {what} with a number"), "inconclusive"
+
+
+def _lacking(arms: Sequence[ArmResult]) -> bool:
+    """Return whether runs of ``arms`` are to come."""
+    return any(arm.searching or (arm.rate is not None and len(arm.runs) < arm.arm.seeds) for arm in arms)
+
+
+def _unjudged(parts: str, arms: Sequence[ArmResult]) -> str:
+    """Say that ``parts`` of a claim have no verdict, and whether runs of ``arms`` may bring it."""
+    return f"open, {parts} can't be judged yet" if _lacking(arms) else f"all runs have ended, {parts} can't be judged"
 
 
 def _metric(name: str, scale: str) -> str:
@@ -203,11 +214,11 @@ def _doubles(claim: Claim, results: Results, scale: str) -> tuple[Estimate | Non
     """Judge the ratio of epochs with and without dropout."""
     if "no-dropout" not in results:  # of the network's own ablations, some scales train one pair
         return None, NOT_TESTED
-    return _ended(claim, effects.slow_down(results), scale, [results["no-dropout"]])
+    return _ended(claim, effects.slow_down(results), scale, [results["base"], results["no-dropout"]])
 
 
 def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
-    """Judge the three convolutions together by the weakest effect."""
+    """Judge the three convolutions together by the effect that is least in the paper's favour."""
     layers = ("no-conv3", "no-conv4", "no-conv5")
     metric = _metric("test_error", scale)
     found = {layer: effects.difference(results, "base", layer, metric) for layer in layers}
@@ -215,10 +226,12 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
     if not ended:
         return None, NOT_TESTED
     layer, least = max(ended.items(), key=lambda item: item[1].mean)
-    least = replace(least, note=f"smallest of {len(ended)} of 3: {layer}", p=_weakest(ended.values()))
+    note = f"least in the paper's favour of {len(ended)} of 3: {layer}"
+    least = replace(least, note=note, p=_weakest(ended.values()))
     waiting = [layer for layer in layers if layer not in ended or ended[layer].n < results[layer].arm.seeds]
     if waiting:
-        return replace(least, why=f"open, {len(waiting)} of 3 layers can't be judged yet"), "inconclusive"
+        arms = [results[name] for name in ("base", *waiting)]
+        return replace(least, why=_unjudged(f"{len(waiting)} of 3 layers", arms)), "inconclusive"
     verdicts = {name: verdict(claim, points, scale) for name, points in ended.items()}
     judged = next(each for each in ("contradicted", "inconclusive", *VERDICTS[1::-1]) if each in verdicts.values())
     decided = layer if verdicts[layer] == judged else next(name for name in layers if verdicts[name] == judged)
@@ -401,7 +414,7 @@ def _measured(found: Estimate | None, judged: str) -> dict[str, str]:
         "interval": show_interval(found),
         "bootstrap": show_bootstrap(found) if math.isfinite(found.bootstrap[1]) else "",
         "n": str(found.n),
-        "detectable": show_detectable(found) if judged == "inconclusive" and found.unit != "per cent" else "",
+        "detectable": show_detectable(found) if judged == "inconclusive" and found.unsettled else "",
         "verdict": judged,
         "why": found.why,
     }

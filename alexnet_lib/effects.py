@@ -77,6 +77,8 @@ METRICS: dict[str, Callable[[Record], float]] = {
 view and ten; test minus training error, both of one view of the final weights; training error over the last epoch,
 and over the one that ends the first tenth; ten views minus one, top-1 and top-5; share of the nearest training images
 that are of a test image's class, in the last hidden layer minus in pixels."""
+DIFFERENCES = {"gap", "gain_of_views", "gain_of_views_top5", "gain_over_pixels"}
+"""The metrics that are a difference of two shares, and so are shown in points."""
 
 
 def by_seed(arm: ArmResult, metric: str) -> dict[int, float]:
@@ -98,8 +100,8 @@ def by_seed(arm: ArmResult, metric: str) -> dict[int, float]:
 
 
 def level(arm: ArmResult, metric: str = "test_error") -> Estimate | None:
-    """Return the mean of a metric over an arm's seeds, in per cent."""
-    return estimate(list(by_seed(arm, metric).values()), "per cent")
+    """Return the mean of a metric over an arm's seeds: in per cent, a difference of two errors in points."""
+    return estimate(list(by_seed(arm, metric).values()), "points" if metric in DIFFERENCES else "per cent")
 
 
 def difference(results: Results, with_: str, without: str, metric: str = "test_error") -> Estimate | None:

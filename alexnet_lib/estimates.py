@@ -40,6 +40,11 @@ class Estimate:
         """Number of pairs of seeds."""
         return len(self.values)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether the interval of an effect holds "no effect"; a level in per cent has no such value."""
+        return self.unit != "per cent" and self.low <= (1.0 if self.unit == "ratio" else 0.0) <= self.high
+
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % t-interval of the mean; infinitely wide for a single value."""
@@ -119,7 +124,7 @@ def show(found: Estimate) -> str:
     note = f" ({found.note})" if found.note else ""
     number = {
         "ratio": f"{found.mean:.2f} x",
-        "points": f"{found.mean:+.2f} points".replace("+0.00", "0.00").replace("-0.00", "0.00"),
+        "points": f"{found.mean:+z.2f} points".replace("+0.00", "0.00"),
         "per cent": f"{found.mean:.2f} %",
     }[found.unit]
     return f"{'at least ' if found.at_least else ''}{number.replace('-', MINUS)}{note}"
@@ -137,7 +142,7 @@ def show_bootstrap(found: Estimate) -> str:
 
 def _ends(found: Estimate, ends: tuple[float, float]) -> str:
     sign = "+" if found.unit == "points" else ""
-    low, high = (f"{end:{sign}.2f}".replace("-", MINUS) for end in ends)
+    low, high = (f"{end:{sign}z.2f}".replace("-", MINUS) for end in ends)
     return f"{low} or more" if found.at_least else f"{low} to {high}"
 
 

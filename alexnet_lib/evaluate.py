@@ -25,7 +25,7 @@ class Inputs:
     """How pixels become network inputs under one recipe: crop side, mean image, scale.
 
     The central part of the mean image is subtracted from every crop, whatever its offset, as the 2012
-    code does (P §2; fact sheet 2.3).
+    code does (P §2 doesn't say).
     """
 
     size: int

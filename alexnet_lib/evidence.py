@@ -148,7 +148,7 @@ class ArmResult:
 
     @property
     def state(self) -> str:
-        """Say what the search for the rate has come to."""
+        """The chosen rate as text, or why there is none."""
         if self.rate is not None:
             return f"{self.rate:g}"
         return "not chosen yet" if self.searching else "none: learns at no rate tried"
@@ -184,9 +184,7 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
     Raises:
         StudyError: runs that would be compared saw different images under one data set's name.
     """
-    recorded: dict[str, Record] = {}
-    for record in records.read(folder, scale=scale):
-        recorded.setdefault(record["id"], record)
+    recorded = records.by_id(records.read(folder, scale=scale))
     outcome = {}
     for arm in arms(experiment, scale):
         rate, missing = search(arm, recorded)
@@ -225,8 +223,5 @@ def alike(recipe: Recipe, recorded: Iterable[Record], but: str) -> list[Record]:
 
     Older records lack the fields that recipes have got since: they count with their defaults.
     """
-
-    def rest(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {**Recipe.parse(values).resolved(), but: None}
-
-    return [record for record in recorded if rest(record["recipe"]) == rest(recipe.resolved())]
+    own = {but: getattr(recipe, but)}
+    return [record for record in recorded if Recipe.parse(record["recipe"] | own) == recipe]

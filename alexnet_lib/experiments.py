@@ -157,7 +157,7 @@ def _lrn(scale: str) -> tuple[Arm, ...]:
     """Return the arms on response normalisation: AlexNet-32's, and the CIFAR-10 nets that P §3.3 speaks of.
 
     ``13pct`` and ``11pct`` are the released files, which differ in more than the norms; ``11pct-no-lrn`` in nothing
-    else. At ``gpu`` the published schedules (fact sheet, section 4.4), and the 18 % net.
+    else. At ``gpu`` the published schedules (cuda-convnet's 11 % parameter file), and the 18 % net.
     """
     without = {"no-lrn": {"net": "alexnet32-no-lrn"}, "code-lrn": {"net": "alexnet32-code-lrn"}}
     arms = list(_ablation(without, laptop=5)(scale))
@@ -191,15 +191,15 @@ PAPER_EPOCHS, PAPER_IMAGES = 90, 1_200_000
 """Length of the paper's training: "about 90" epochs of "1.2 million" images (P §5)."""
 LOGGED = 93
 """Epochs of net #145's training on ILSVRC-2010; its log has the rates cut before epochs 23, 51 and 78, conv1's once
-more at 68 and to zero at 72 (fact sheet, section 2.2). When the biases' rate was cut is not logged: here with the
-weights' second cut, to the final rate that the file has."""
+more at 68 and to zero at 72 (comments of ``layer-params-145.cfg``). When the biases' rate was cut is not logged: here
+with the weights' second cut, to the final rate that the file has."""
 EDITIONS: dict[str, dict[str, Any]] = {
     "paper": {"net": "alexnet-paper", "colour": "printed", "bias_rate": 1.0},
     "code2012": {"net": "alexnet-code2012", "colour": "coded", "places": "shared"},
     "one-tower": {"net": "alexnet-one-tower"},
 }
-"""What an edition's recipe has besides the paper's update, crops and reflections: P §4.1 and §5; the 2012 code (fact
-sheet, sections 2.1 to 2.5); torchvision's widths without colour noise."""
+"""What an edition's recipe has besides the paper's update, crops and reflections: P §4.1 and §5; the 2012 code;
+torchvision's widths without colour noise."""
 
 
 def edition(name: str, data: str, epochs: int = LOGGED) -> Recipe:

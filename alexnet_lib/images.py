@@ -1,11 +1,10 @@
 """Pictures on disk as data sets: `load` reads Imagenette, Tiny ImageNet or any folder of class folders.
 
 Preparation is the paper's (P §2): RGB, the shorter side brought to ``size`` pixels (256), the central square.
-The 2012 tools interpolated by area when shrinking and by cubics when enlarging (fact sheet, section 2.3). Pillow
-has bicubic but no area interpolation; of its filters HAMMING stays closest: 0.8 to 1.7 grey levels off (root mean
-square) on photographs shrunk 1.4 to 6 times, where BICUBIC is 1.6 to 2.9 off, LANCZOS 2.8 to 4.3, and BOX, which
-weighs whole pixels, 2 to 5 unless the ratio is a whole number. Square and size are cut in one step, at fractions
-of a pixel.
+cuda-convnet2's data script interpolates by area when shrinking and by cubics when enlarging. Pillow has bicubic but
+no area interpolation; of its filters HAMMING stays closest: 0.8 to 1.7 grey levels off (root mean square) on
+photographs shrunk 1.4 to 6 times, where BICUBIC is 1.6 to 2.9 off, LANCZOS 2.8 to 4.3, and BOX, which weighs whole
+pixels, 2 to 5 unless the ratio is a whole number. Square and size are cut in one step, at fractions of a pixel.
 
 Every file becomes RGB: greyscale and palette by their colours, CMYK by Pillow's formula, 16 bits by their high
 byte, transparency over black; EXIF turns are undone, colour profiles and later frames are left out. Files that

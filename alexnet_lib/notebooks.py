@@ -37,9 +37,11 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> f
     papermill itself only warns about a parameter that the notebook doesn't have, and runs with the default.
 
     Raises:
-        StudyError: the notebook has no such parameter, or a cell failed; the output then holds the traceback.
+        StudyError: the notebook has no such parameter, its process was killed, or a cell failed: the output then
+            holds the traceback.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     known = papermill.inspect_notebook(str(notebook))
     for name in parameters:
@@ -60,6 +62,11 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> f
         raise StudyError(
             f"notebook {notebook.stem}, cell {error.exec_count}: {error.ename}: {error.evalue} "
             f"(whole traceback in {output})"
+        ) from error
+    except DeadKernelError as error:
+        raise StudyError(
+            f"notebook {notebook.stem}: its process was killed, for want of memory perhaps: close other programs and "
+            "execute it again; finished runs are recorded"
         ) from error
     return time.perf_counter() - begin
 

@@ -56,15 +56,14 @@ def bound() -> float:
 def measured(recorded: Sequence[Record]) -> dict[str, tuple[float, int]]:
     """Return by device the images a second at which the paper's network was trained, and by how many runs.
 
-    From the records of networks of its size, by the operations of both; median of the runs. Runs that share a device
-    are each slower than one alone.
+    From the records of networks of its size, by the operations of both: of each run its median epoch, since a machine
+    may stall in one, and of the runs the median. Runs that share a device are each slower than one alone.
     """
     rates: dict[str, list[float]] = {}
     for run in recorded:
         net, images = run["recipe"]["net"], run["data"].get("train")
         if images and run["history"] and models.NETS[net].image_size == models.FULL.image:
-            seconds = sum(epoch["seconds"] for epoch in run["history"])
-            rate = images * len(run["history"]) / seconds
+            rate = images / statistics.median(epoch["seconds"] for epoch in run["history"])
             scaled = rate * models.training_flops(net) / INPUTS["operations"].value
             rates.setdefault(run["provenance"]["device"], []).append(scaled)
     return {device: (statistics.median(each), len(each)) for device, each in rates.items()}

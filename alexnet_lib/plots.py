@@ -110,11 +110,14 @@ def rate_grids(results: Mapping[str, ArmResult], settings: Sequence[str], target
     return figure
 
 
-def effects(estimates: Mapping[str, Estimate | None], paper: float | None, label: str) -> Figure:
-    """Draw effects with their intervals and every seed, a line each; ``paper``: the paper's number for the first.
+def effects(
+    estimates: Mapping[str, Estimate | None], paper: float | None, label: str, *, of_all: bool = False
+) -> Figure:
+    """Draw effects with their intervals and every seed, a line each.
 
-    Ratios stand on a logarithmic axis from 1/3 to 30, which wider intervals run off; points on one around the seeds
-    and the paper's number.
+    ``paper``: the paper's number for the first line, or for every line (``of_all``). Ratios stand on a logarithmic
+    axis from 1/3 to 30, points on one around the seeds, the paper's number and the intervals of three seeds or more:
+    wider intervals, and those of two seeds, may run off the axis.
     """
     drawn = [(name, found) for name, found in estimates.items() if found is not None][::-1]
     ratio = any(found.unit == "ratio" for _, found in drawn)
@@ -128,7 +131,8 @@ def effects(estimates: Mapping[str, Estimate | None], paper: float | None, label
     panel.axvline(1 if ratio else 0, color=GREY, linewidth=0.8)
     if paper is not None and drawn and drawn[-1][0] == next(iter(estimates)):
         top = len(drawn) - 1
-        panel.plot([paper, paper], [top - 0.4, top + 0.4], color="black", linewidth=0.8, linestyle=":")
+        low = (0 if of_all else top) - 0.4
+        panel.plot([paper, paper], [low, top + 0.4], color="black", linewidth=0.8, linestyle=":")
         panel.annotate("the paper", (paper, top + 0.6), ha="center", va="bottom", annotation_clip=False)
     panel.set_yticks(range(len(drawn)), [name for name, _ in drawn])
     if ratio:
@@ -140,7 +144,8 @@ def effects(estimates: Mapping[str, Estimate | None], paper: float | None, label
     else:
         reach = [0.0, *([] if paper is None else [paper]), *(value for _, found in drawn for value in found.values)]
         margin = max(0.5, max(reach) - min(reach)) * 0.4
-        panel.set_xlim(min(reach) - margin, max(reach) + margin)
+        ends = [end for _, found in drawn if found.n > 2 for end in (found.low, found.high)]
+        panel.set_xlim(min([min(reach) - margin, *ends]), max([max(reach) + margin, *ends]))
     panel.set(xlabel=label, ylim=(-0.6, len(drawn) - 0.4))
     if not drawn:
         _no_run(panel)
@@ -232,6 +237,7 @@ def _mosaic(weights: Tensor) -> np.ndarray[Any, Any]:
 
 
 def _no_run(panel: Axes) -> None:
+    panel.set_xticks([])
     panel.text(0.5, 0.5, "no run yet", ha="center", va="center", color=GREY, transform=panel.transAxes)
 
 

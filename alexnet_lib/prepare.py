@@ -271,13 +271,16 @@ def _parquet(source: Path, files: list[Path]) -> tuple[tuple[str, ...], dict[str
     for path in files:
         begins = re.match("train|val|test", path.name) or re.match("train|val|test", path.parent.name)
         if begins:
-            found[begins[0]][path], classes = _labels(path)
+            found[begins[0]][path], named = _labels(path)
+            if named and classes and named != classes:
+                raise StudyError(f"{path} names other classes, or in another order, than the files before it")
+            classes = classes or named
     chosen = [part for part in found if found[part]][:2]
     if len(chosen) < 2 or chosen[0] != "train":
         have = images.first([path.name for path in files])
         raise StudyError(f"{source} needs Parquet files train* and validation* (or test*); it has {have}")
     count = len(classes) or 1 + max(int(labels.max(initial=0)) for labels in found["train"].values())
-    named = classes or tuple(str(label) for label in range(count))
+    classes = classes or tuple(str(label) for label in range(count))
     for part in chosen:
         for path, labels in found[part].items():
             wrong = np.flatnonzero((labels < 0) | (labels >= count))
@@ -285,9 +288,9 @@ def _parquet(source: Path, files: list[Path]) -> tuple[tuple[str, ...], dict[str
                 which = f"row {wrong[0]}: label {labels[wrong[0]]} is none of the {count} classes, 0 to {count - 1}"
                 raise StudyError(f"{path}, {which}: leave such rows out")
         if missing := set(range(count)).difference(*(labels.tolist() for labels in found[part].values())):
-            names = images.first([named[label] for label in missing])
+            names = images.first([classes[label] for label in missing])
             raise StudyError(f"{source}, split {part}: no image of class {names}: fetch the files that are missing")
-    return named, {part: _parquet_part(source, found[part]) for part in chosen}
+    return classes, {part: _parquet_part(source, found[part]) for part in chosen}
 
 
 @contextlib.contextmanager

@@ -55,8 +55,7 @@ def load(path: Path, net: str, classes: int | None = None) -> nn.Sequential:
 def to_caffe(model: nn.Sequential) -> nn.Sequential:
     """Make ``alexnet-paper`` with Caffe's weights Caffe's network, but for RGB, in place; return it.
 
-    The kernels of conv1 change from BGR to RGB; the norms reach across the towers, with alpha 1e-4/5 and k 1 (fact
-    sheet, sections 1.4 and 5).
+    The kernels of conv1 change from BGR to RGB; the norms reach across the towers, with alpha 1e-4/5 and k 1.
     """
     kernels = model.get_submodule("conv1").get_parameter("weight")
     kernels.data = kernels.data.flip(1)

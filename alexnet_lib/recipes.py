@@ -59,7 +59,7 @@ class Recipe:
     """Side of the training crops in pixels, and of the test views; 0 takes the whole image."""
     places: str = "random"
     """Where the training crops are cut: ``random`` (P §4.1), one place and reflection ``shared`` by 32 images (the
-    2012 ImageNet code; fact sheet, section 2.4), or all from the ``centre``."""
+    2012 ImageNet code), or all from the ``centre``."""
     flip: bool = False
     """Reflect each training image horizontally with probability 1/2 (P §4.1)."""
     colour: str = "none"
@@ -69,8 +69,8 @@ class Recipe:
     images: int = 0
     """Train on this many images, drawn by the seed alike from all classes, with as many updates as on all; 0: all."""
     pretrain: int = 0
-    """Epochs of telling the turn of all training images, without their labels, before the labelled ones; the
-    convolutions are taken over (``alexnet_lib.train.pretrain``)."""
+    """Epochs of self-supervised pre-training (rotation prediction, on all training images without their labels)
+    before the labelled ones; only the convolutions are kept (``alexnet_lib.train.pretrain``)."""
     batch: int = PAPER_BATCH
     """Images per update (P §5), all processes together."""
     epochs: int = 80
@@ -90,7 +90,7 @@ class Recipe:
     warmup: int = 0
     """Epochs before the rates are whole: with n of them, epoch k (from 0) has (k + 1) / (n + 1) of each."""
     conv1: tuple[int, ...] = ()
-    """Epochs before which the first layer's rates are divided by ten once more, and set to 0 (fact sheet, 2.2)."""
+    """Epochs before which the first layer's rates are divided by ten once more, and set to 0 (the 2012 logs)."""
     target_error: float | None = None
     """Stop after the first epoch whose training error is at or below this fraction."""
     precision: str = "float32"
@@ -99,9 +99,9 @@ class Recipe:
     """Decides initial weights, order, crops, flips and dropout."""
 
     def __post_init__(self) -> None:
-        """Check every field by itself; what needs the data is checked when training starts."""
+        """Check every field by itself, and store it as its type (1 as 1.0); what needs the data is checked later."""
         for field in fields(self):
-            _coerce(field.name, getattr(self, field.name), str(field.type))
+            object.__setattr__(self, field.name, _coerce(field.name, getattr(self, field.name), str(field.type)))
         for name in ("rate", "momentum", "bias_rate", "decay"):
             if not math.isfinite(getattr(self, name)):
                 raise StudyError(f"recipe field {name!r}: {getattr(self, name)!r} is not a finite number")
@@ -149,16 +149,15 @@ class Recipe:
         Raises:
             StudyError: a field that does not exist (with the nearest one) or a value of another type.
         """
-        known = {field.name: str(field.type) for field in fields(cls)}
+        known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
                 raise unknown("recipe field", name, known)
-        return cls(**{name: _coerce(name, value, known[name]) for name, value in values.items()})
+        return cls(**values)
 
     def resolved(self) -> dict[str, Any]:
-        """Return every field by name, as JSON types (a rate of ``1`` and of ``1.0`` are the same)."""
-        typed = {f.name: _coerce(f.name, getattr(self, f.name), str(f.type)) for f in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in typed.items()}
+        """Return every field by name, as JSON types."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def scaled(self, rule: str) -> Recipe:
         """Return the recipe with its rate, meant for batches of 128 images, scaled to its own batch.

@@ -15,7 +15,7 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,7 +161,8 @@ def append(record: Record, folder: Path | None = None, content: bytes | None = N
     line = json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b", buffering=0) as file, _locked(file.fileno()):
+        with path.open("a+b", buffering=0) as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # runs end at about the same time; closing gives it back
             size = os.fstat(file.fileno()).st_size
             if _holds(os.pread(file.fileno(), size, 0), record):
                 return path
@@ -197,16 +198,6 @@ def _holds(content: bytes, record: Record) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _locked(descriptor: int, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold the file for this process: several runs end, and are read, at about the same time."""
-    fcntl.flock(descriptor, kind)
-    try:
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
 def read(folder: Path | None = None, *, experiment: str = "*", scale: str | None = None) -> list[Record]:
     """Return the records of an experiment (all by default) at a scale (any by default), in file order.
 
@@ -215,7 +206,8 @@ def read(folder: Path | None = None, *, experiment: str = "*", scale: str | None
     """
     found: dict[tuple[str, str, str], Record] = {}
     for path in sorted(runs_folder(folder).glob(f"{experiment}.jsonl")):
-        with path.open("rb") as file, _locked(file.fileno(), fcntl.LOCK_SH):
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH)
             lines = file.read().splitlines()
         for number, line in enumerate(lines, 1):
             try:
@@ -227,6 +219,14 @@ def read(folder: Path | None = None, *, experiment: str = "*", scale: str | None
             if scale in (None, record["scale"]):
                 found.setdefault((record["experiment"], record["scale"], record["id"]), record)
     return list(found.values())
+
+
+def by_id(found: Iterable[Record]) -> dict[str, Record]:
+    """Return records by id; of two of one id the first counts."""
+    first: dict[str, Record] = {}
+    for record in found:
+        first.setdefault(record["id"], record)
+    return first
 
 
 def kept_file(run: str, folder: Path | None = None) -> Path:

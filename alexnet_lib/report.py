@@ -126,7 +126,7 @@ def verdict(claim: Claim, found: Estimate | None, judged: str) -> Markdown:
     """Return a claim, its rule, and what the rule gives; beside an inconclusive result, what it could have missed."""
     ours = f": {show(found)}, interval {show_interval(found)}, n = {found.n}" if found else ""
     why = [found.why] if found else []
-    if found and judged == "inconclusive" and found.unit != "per cent":
+    if found and judged == "inconclusive" and found.unsettled:
         why.append(show_missed(found))
     because = "".join(f". {each[0].upper()}{each[1:]}" for each in why if each)
     statement, rule = (" ".join(claim[part].split()) for part in ("statement", "rule"))

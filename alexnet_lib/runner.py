@@ -74,8 +74,8 @@ def pending(
 
     ``folder``: of the records; ``also``: another one whose records count as done.
     """
-    recorded = _recorded(scale, folder, also)
-    found, known = {record["id"]: record for record in recorded}, epoch_seconds(recorded)
+    done = recorded(scale, folder, also)
+    found, known = records.by_id(done), epoch_seconds(done)
     ranked: list[tuple[tuple[float, ...], Task]] = []
     for place, name in enumerate(experiments):
         pairs: dict[int, int] = {}
@@ -107,7 +107,8 @@ def _lacking(experiment: str, scale: str, arm: Arm, found: Mapping[str, Record])
     ]
 
 
-def _recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record]:
+def recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record]:
+    """Return the records of a scale in ``folder``, and in ``also`` if there is one."""
     folders = (folder,) if also is None else (folder, also)
     return [record for place in folders for record in records.read(place, scale=scale)]
 
@@ -215,7 +216,7 @@ def perform(task: Task, session: Session) -> Ended | None:
         StudyError: recipe, data or machine don't allow the run.
     """
     if session.deadline is not None:
-        known = epoch_seconds(_recorded(task.scale, session.folder, session.also))
+        known = epoch_seconds(recorded(task.scale, session.folder, session.also))
         turns = 4 if task.recipe.pretrain else 1  # of each image in the first epoch
         if session.over(turns * (_seconds(task.recipe, known) or 0.0)):
             return None
@@ -237,8 +238,8 @@ def perform(task: Task, session: Session) -> Ended | None:
     def give_up(history: list[Epoch]) -> str | None:
         if not task.search:
             return None
-        recorded = _recorded(task.scale, session.folder, session.also)
-        return evidence.abandon([vars(epoch) for epoch in history], evidence.alike(task.recipe, recorded, but="rate"))
+        rivals = evidence.alike(task.recipe, recorded(task.scale, session.folder, session.also), but="rate")
+        return evidence.abandon([vars(epoch) for epoch in history], rivals)
 
     try:
         result = train(
@@ -275,7 +276,7 @@ def perform(task: Task, session: Session) -> Ended | None:
 
 
 def attempt(task: Task, session: Session) -> Ended | StudyError | None:
-    """Do `perform`, with what only the reader can put right as a value: executors do again what raises."""
+    """Do `perform`, returning a StudyError instead of raising it: executors do again what raises."""
     if session.version not in (None, records.version()):
         return StudyError(f"{platform.node()} has alexnet_lib of {records.version()}, the caller {session.version}")
     try:
@@ -377,7 +378,7 @@ def run(
     if failed is not None:
         raise failed
     reasons = [_unfit(task, session) for task in waiting]
-    if reasons and all(reasons) and not _recorded(scale, session.folder, session.also):
+    if reasons and all(reasons) and not recorded(scale, session.folder, session.also):
         raise StudyError(f"no run of scale {scale!r} can be done here: {reasons[0]}")
 
 
@@ -394,7 +395,7 @@ def _unfit(task: Task, session: Session) -> str:
 
 def _done(task: Task, session: Session) -> bool:
     """Return whether a run is recorded now."""
-    return task.recipe.id in {run["id"] for run in _recorded(task.scale, session.folder, session.also)}
+    return task.recipe.id in {run["id"] for run in recorded(task.scale, session.folder, session.also)}
 
 
 def run_here(experiments: Sequence[str], scale: str, session: Session, jobs: int | None = None) -> Iterator[Record]:
@@ -450,8 +451,9 @@ def workers(device: str, jobs: int) -> concurrent.futures.Executor:
 
 def epoch_line(label: str, epoch: Epoch) -> str:
     """Return one fixed-width line of progress."""
+    kind, number = ("turns", epoch.epoch) if epoch.epoch < 0 else ("epoch", epoch.epoch + 1)  # pre-training: -n to -1
     return (
-        f"{label:<40}  epoch {epoch.epoch + 1:3d}  loss {epoch.loss:7.4f}  train {100 * epoch.train_error:6.2f} %  "
+        f"{label:<40}  {kind} {number:3d}  loss {epoch.loss:7.4f}  train {100 * epoch.train_error:6.2f} %  "
         f"after {100 * epoch.train_error_after:6.2f} %  test {100 * epoch.test_error:6.2f} %  {epoch.seconds:7.1f} s"
     )
 

@@ -267,8 +267,7 @@ class Trainer:
     def _colour_shifts(self, count: int) -> Tensor | None:
         """Draw one epoch's colour noise in units of the inputs, (count, 3), or None where there is none.
 
-        The 2012 code divides noisy batches by 1.1, and has the noise off for the last quarter of training (fact
-        sheet, sections 2.2 and 2.5).
+        The 2012 code divides noisy batches by 1.1, and has the noise off for the last quarter of training.
         """
         off = self.recipe.colour == "coded" and len(self.history) >= 0.75 * self.recipe.epochs
         if self.recipe.colour == "none" or off:

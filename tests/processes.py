@@ -83,7 +83,8 @@ def look_inside(trainer: Trainer) -> None:
 
 def told() -> None:
     """Give a command that all refuse, one that they do, one whose checkpoint only the first has, one that hangs."""
-    fields = [f"{name}={value}" for name, value in RECIPE.resolved().items() if value != Recipe().resolved()[name]]
+    asked = {name: value for name, value in RECIPE.resolved().items() if value != Recipe().resolved()[name]}
+    fields = [f"{name}={value}" for name, value in asked.items() if name != "net"]
     command = ["train", RECIPE.net, "--data", RECIPE.data, "--out", "runs", "--checkpoint", "run.pt"]
 
     def tell(*more: str) -> int:

@@ -187,13 +187,7 @@ def test_the_ten_views_are_corners_and_centre_then_their_reflections() -> None:
     assert torch.equal(views(images, 24, "corners"), torch.stack(expected))
 
 
-def test_the_nine_views_are_a_grid_without_reflections() -> None:
-    images = pixels(3, 32)
-    expected = [images[:, y : y + 24, x : x + 24] for y in (0, 4, 8) for x in (0, 4, 8)]
-    assert torch.equal(views(images, 24, "grid9"), torch.stack(expected))
-
-
-@pytest.mark.parametrize(("which", "count"), [("centre", 1), ("corners", 10), ("grid9", 9)])
+@pytest.mark.parametrize(("which", "count"), [("centre", 1), ("corners", 10)])
 def test_views_of_the_whole_image_are_the_image_or_its_reflection(which: str, count: int) -> None:
     images = pixels(2, 8)
     found = views(images, 8, which)

@@ -547,11 +547,11 @@ def test_depth_is_judged_by_all_three_layers_together(tmp_path: Path, verdicts: 
     assert any(layer in found.why for layer in decided) or printed in decided
 
 
-def test_depth_prints_the_smallest_effect_with_the_largest_p_value(tmp_path: Path) -> None:
+def test_depth_prints_the_effect_least_in_the_paper_s_favour_with_the_largest_p_value(tmp_path: Path) -> None:
     differences = {"no-conv3": [-2.1, -2.0, -1.9], "no-conv4": [-0.5, -0.4, -0.45], "no-conv5": [-5.0, -1.0, -2.0]}
     found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences), "laptop")
     assert found
-    assert (found.note, judged) == ("smallest of 3 of 3: no-conv4", "inconclusive")
+    assert (found.note, judged) == ("least in the paper's favour of 3 of 3: no-conv4", "inconclusive")
     assert found.values == pytest.approx((-0.5, -0.4, -0.45))
     assert found.p == pytest.approx(float(stats.ttest_1samp(differences["no-conv5"], 0).pvalue))
 
@@ -562,9 +562,18 @@ def test_depth_is_open_while_a_layer_lacks_runs(tmp_path: Path, lacking: dict[st
     found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences), "laptop")
     assert found
     assert (found.note.split(":")[0], judged) == (
-        f"smallest of {2 if lacking == {'no-conv4': []} else 3} of 3",
+        f"least in the paper's favour of {2 if lacking == {'no-conv4': []} else 3} of 3",
         "inconclusive",
     )
+    assert found.why == "open, 1 of 3 layers can't be judged yet"
+
+
+def test_depth_with_a_run_that_diverged_waits_for_nothing(tmp_path: Path) -> None:
+    results = without_a_layer(tmp_path, {layer: OF_VERDICT["reproduced"] for layer in LAYERS})
+    results["no-conv5"].runs[2] |= {"outcome": "diverged: loss not finite", "scores": {}}
+    found, judged = judge(BY_ID["depth"], results, "laptop")
+    assert found
+    assert (found.why, judged) == ("all runs have ended, 1 of 3 layers can't be judged", "inconclusive")
 
 
 def networks(folder: Path, mistakes: Sequence[int]) -> tuple[Estimate | None, str]:
@@ -755,11 +764,19 @@ def test_p_values_are_adjusted_over_all_judged_claims_as_benjamini_and_hochberg_
     assert len(set(printed.values())) >= 5
 
 
+def holds_no_effect(found: dict[str, str]) -> bool:
+    """Return whether the printed interval of an effect in points or of a ratio holds its value of no effect."""
+    low, high = (float(end.replace("−", "-")) for end in found["interval"].split(" to "))
+    return low <= (1.0 if " x" in found["ours"] else 0.0) <= high
+
+
 def test_what_could_have_been_seen_stands_beside_inconclusive_effects_alone(family: pd.DataFrame) -> None:
     verdicts = {one["id"]: one["verdict"] for one in family.to_dict("records") if one["detectable"]}
     assert set(verdicts.values()) == {"inconclusive"}
     several = family[(family["verdict"] == "inconclusive") & (family["n"] != "1")]  # a single pair shows nothing
-    assert verdicts.keys() == set(several["id"])
+    settled = {name for name in several["id"] if not holds_no_effect(row(family, name))}
+    assert settled
+    assert verdicts.keys() == set(several["id"]) - settled
     assert len(verdicts) < sum(family["n"] != "")
     points = row(family, "pca-colour-noise")["detectable"]
     assert re.fullmatch(r"\d\.\d\d points", points)
@@ -926,6 +943,21 @@ def test_a_verdict_that_waits_says_for_what(tmp_path: Path) -> None:
 
 
 def test_a_verdict_without_runs_to_wait_for_says_that_some_gave_no_number(tmp_path: Path) -> None:
+    *runs, last = pairs("lrn", "base", "no-lrn", about(-1.4, 5))
+    failed = {**last, "outcome": "diverged: loss not finite", "scores": {}}
+    found, judged = judge(BY_ID["lrn-imagenet"], results_of(tmp_path, "lrn", *runs, failed), "laptop")
+    assert found
+    expected = "all runs have ended, 4 of 5 pairs of seeds with a number"
+    assert (judged, found.why) == ("inconclusive", expected)
+
+
+def test_the_slow_down_of_dropout_waits_for_the_runs_of_both_arms(tmp_path: Path) -> None:
+    found, judged = dropout(tmp_path, [20], [10, 10, 10])
+    assert found
+    assert (judged, found.why) == ("inconclusive", "open, 1 of 3 pairs of seeds")
+
+
+def test_a_relu_run_at_its_cap_leaves_no_ratio_to_judge(tmp_path: Path) -> None:
     runs = figure1({"relu-2012": [4.0] * 4 + [81.0], "tanh-2012": [24.0] * 5})
     found, judged = judge(
         BY_ID["relu-six-times-faster"], evidence.results("relu_vs_tanh", "laptop", write(tmp_path, runs)), "laptop"

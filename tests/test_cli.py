@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -148,6 +149,10 @@ def test_an_unknown_name_is_answered_with_the_nearest(tell: Tell, line: str, mes
         ("train tiny --set rate=fast", "recipe field 'rate': expected float, got str 'fast'"),
         ("train tiny --set rate=1e-3", "recipe field 'rate': expected float, got str '1e-3' (YAML"),
         ("train tiny --set rate", "--set 'rate': write FIELD=VALUE"),
+        ("train tiny --set net=cifar-19pct", "--set net=...: the network is named before the options"),
+        ("train tiny --edition paper", "--edition paper: of alexnet alone, not of 'tiny'"),
+        ("data check zoo --download", "--download: data check takes what lies under the data root"),
+        ("bench --source pictures", "write: bench --input NAME --source FOLDER"),
         ("train tiny --set rate=", "recipe field 'rate': expected float, got NoneType"),
         ("train alexnet --set epochs=1e2", "recipe field 'epochs': expected int, got str '1e2'"),
         ("train tiny --data synthetic:train=8", "recipe field 'batch': 128 images, but synthetic"),
@@ -408,6 +413,22 @@ def test_a_record_with_a_changed_number_gives_exit_code_1(run: Record, tell: Tel
     (tmp_path / "runs" / "tiny.jsonl").write_text(json.dumps(run) + "\n")
     told = tell(f"verify {run['id']}")
     assert (told.code, told.out.splitlines()[-1]) == (1, "NOT CONFIRMED")
+
+
+def test_a_record_is_compared_with_the_seeds_that_other_experiments_trained(
+    run: Record, recipe: Recipe, small: Dataset, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = train(replace(recipe, seed=1), small)
+    records.append(records.make(other, small, experiment="other", arm="x", scale="smoke", begun=datetime.now(UTC)))
+    seen: list[list[int]] = []
+
+    def compare(record: Record, again: object, siblings: list[Record]) -> tuple[bool, list[str]]:
+        seen.append(sorted(one["seed"] for one in siblings))
+        return True, []
+
+    monkeypatch.setattr("alexnet_lib.verify.compare", compare)
+    assert tell(f"verify {run['id']}").code == 0
+    assert seen == [[0, 1]]
 
 
 # --- data, claims, bench, notebook --------------------------------------------------------------------------

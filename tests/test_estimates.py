@@ -253,6 +253,7 @@ def printed(mean: float, unit: str, **more: object) -> Estimate:
     [
         (printed(5.749, "ratio"), "5.75 x", "4.75 to 6.75", "5.25 to 6.25"),
         (printed(-0.524, "points"), "−0.52 points", "−1.52 to +0.48", "−1.02 to −0.02"),
+        (printed(-0.9999, "points"), "−1.00 points", "−2.00 to +0.00", "−1.50 to −0.50"),
         (printed(1.5, "points"), "+1.50 points", "+0.50 to +2.50", "+1.00 to +2.00"),
         (printed(24.314, "per cent"), "24.31 %", "23.31 to 25.31", "23.81 to 24.81"),
         (printed(-0.314, "per cent"), "−0.31 %", "−1.31 to 0.69", "−0.81 to 0.19"),

@@ -124,20 +124,9 @@ def test_ten_views_are_the_corners_the_centre_and_their_reflections(photos: Data
     torch.testing.assert_close(found, torch.stack(views))
 
 
-def test_nine_views_are_rows_of_three(photos: Dataset, linear: nn.Sequential) -> None:
-    views = [by_hand(linear, photos.test.images, y, x, photos) for y in (0, 1, 2) for x in (0, 1, 2)]
-    found = view_probabilities(linear, photos.test.images, crops(photos), which="grid9")
-    torch.testing.assert_close(found, torch.stack(views))
-
-
 def test_the_probabilities_of_each_view_add_up_to_one(photos: Dataset, linear: nn.Sequential) -> None:
     found = view_probabilities(linear, photos.test.images, crops(photos), which="corners")
     torch.testing.assert_close(found.sum(2), torch.ones(10, 260))
-
-
-def test_unknown_views_are_answered_with_the_nearest(photos: Dataset, linear: nn.Sequential) -> None:
-    with pytest.raises(StudyError, match="did you mean 'corners'"):
-        view_probabilities(linear, photos.test.images, crops(photos), which="corner")
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -71,6 +71,12 @@ def test_a_parameter_that_the_notebook_lacks_is_refused_and_nothing_runs(
     assert [path.name for path in tmp_path.iterdir()] == ["study.ipynb"]
 
 
+def test_a_process_that_is_killed_is_told_with_what_to_do(tmp_path: Path) -> None:
+    notebook = write(tmp_path / "study.ipynb", "import os\nos.kill(os.getpid(), 9)")
+    with pytest.raises(StudyError, match="notebook study: its process was killed, for want of memory perhaps"):
+        execute(notebook, tmp_path / "out" / "study.ipynb", {})
+
+
 def test_parameters_reach_the_notebook_which_runs_in_its_own_folder(tmp_path: Path) -> None:
     notebook = write(tmp_path / "study.ipynb", "import os\nprint(scale, times + 1, os.path.basename(os.getcwd()))")
     before = notebook.read_bytes()

@@ -71,6 +71,12 @@ def test_rates_are_medians_of_the_runs_of_each_device() -> None:
     assert plan.measured([*runs, trained(WHOLE, 5, "cpu")]) == {"a GPU": (200.0, 3), "cpu": (5.0, 1)}
 
 
+def test_an_epoch_in_which_the_machine_stalled_does_not_count() -> None:
+    run = trained(WHOLE, 100, "cpu")
+    run["history"] = [{**run["history"][0], "seconds": seconds} for seconds in (2.0, 900.0, 2.0)]  # type: ignore[index]
+    assert plan.measured([run]) == {"cpu": (50.0, 1)}
+
+
 def test_a_cheaper_network_s_rate_is_scaled_to_the_paper_s_by_their_operations() -> None:
     half = replace(WHOLE, recipe=replace(WHOLE.recipe, net="alexnet-paper-half-width"))
     (rate, _) = plan.measured([trained(half, 1000, "a GPU")])["a GPU"]

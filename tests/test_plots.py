@@ -234,6 +234,19 @@ def test_the_axis_of_points_holds_zero_every_seed_and_the_paper_s_number_but_no_
     assert max(1.5, paper or 0) < high < 13
 
 
+def test_the_interval_of_three_seeds_lies_within_the_axis() -> None:
+    (panel,) = plots.effects({"three": Estimate(0.0, -9.0, 9.0, (-0.5, 0.0, 0.5), "points")}, None, "points").axes
+    low, high = panel.get_xlim()
+    assert low <= -9 < 9 <= high
+
+
+def test_the_paper_s_number_may_be_that_of_every_line() -> None:
+    for of_all, length in ((False, 0.8), (True, 1.8)):
+        (panel,) = plots.effects(POINTS, -1.4, "points", of_all=of_all).axes
+        (((_, below), (_, above)),) = (points(line) for line in drawn(panel, linestyle=":"))
+        assert above - below == pytest.approx(length)
+
+
 def test_without_a_number_of_the_paper_no_line_is_called_its() -> None:
     (panel,) = plots.effects(POINTS, None, "points").axes
     assert (drawn(panel, linestyle=":"), words(panel)) == ([], "")

@@ -137,7 +137,7 @@ def test_levels_are_means_with_intervals_and_a_dash_where_an_arm_has_no_run(tmp_
     found = rows(report.levels(results_of(tmp_path, "dropout", *ended("dropout", "base", scores)), TITLES))
     # standard error 1; t(0.975, 1) = 12.7062
     assert found == [
-        {"arm": "base", "n": "2", "one view": "21.00 % (8.29 to 33.71)", "gap": "11.00 % (−1.71 to 23.71)"},
+        {"arm": "base", "n": "2", "one view": "21.00 % (8.29 to 33.71)", "gap": "+11.00 points (−1.71 to +23.71)"},
         {"arm": "no-dropout", "n": "0", "one view": "–", "gap": "–"},
     ]
 

@@ -338,6 +338,12 @@ def without_a_class(hub: Path) -> None:
     parquet(path, table["image"], [0, 0, 0, 2, 2, 2])
 
 
+def of_other_names(hub: Path) -> None:
+    path = hub / "data" / "validation-00000-of-00002.parquet"
+    table = pq.read_table(path)
+    parquet(path, table["image"], table["label"], names=CLASSES[::-1])
+
+
 def without_a_split(hub: Path) -> None:
     (hub / "data" / "validation-00000-of-00002.parquet").unlink()
 
@@ -353,6 +359,7 @@ def without_a_split(hub: Path) -> None:
         (of_words, r"train-00000-of-00002\.parquet .* label, of whole numbers"),
         (unlabelled, r"validation-00000-of-00002\.parquet, row 2: label -1 is none of the 3 classes, 0 to 2: leave"),
         (too_high, r"train-00001-of-00002\.parquet, row 3: label 3 is none of the 3 classes"),
+        (of_other_names, r"validation-00000-of-00002\.parquet names other classes, or in another order, than"),
         (without_a_class, r"hub, split val: no image of class bee: fetch the files that are missing"),
         (without_a_split, r"needs Parquet files train\* and validation\* .*; it has train-00000-of-00002\.parquet, "),
     ],
@@ -654,7 +661,7 @@ def test_the_commands_prepare_check_and_show(source: Path, root: Path, capsys: p
     assert lines[1].startswith("zoo: 21 training and 6 test images of 256 pixels, 3 classes, sha256 ")
     assert lines[2] == "  27 image files; unreadable and left out: 0"
     assert cli.main(["data", "check", "zoo"]) == 0
-    assert capsys.readouterr().out.splitlines() == [*lines, "every file is as it was written"]
+    assert capsys.readouterr().out.splitlines() == [lines[0], "every file is as it was written", *lines[1:]]
     changed(root / "zoo" / store.REPORT, 3)
     assert cli.main(["data", "check", "zoo"]) == 2
     assert "report.csv is altered" in capsys.readouterr().err
@@ -687,7 +694,10 @@ def test_the_benchmark_names_every_loop_and_the_ratios(
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
-    [("--input zoo", "--input NAME needs --source FOLDER"), ("--input synthetic --source x", "not a prepared set")],
+    [
+        ("--input zoo", "write: bench --input NAME --source FOLDER"),
+        ("--input synthetic --source x", "not a prepared set"),
+    ],
 )
 def test_a_benchmark_of_what_is_not_prepared_is_refused(
     line: str, complaint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
