@@ -96,7 +96,7 @@ def _network(recipe: Recipe, data: Dataset) -> nn.Sequential:
 def _plain_loop(
     net: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], recipe: Recipe, device: torch.device
 ) -> Callable[[], None]:
-    """Return one epoch of the loop that everybody writes."""
+    """Return one epoch of a plain PyTorch training loop."""
     optimiser = torch.optim.SGD(net.parameters(), lr=recipe.rate, momentum=recipe.momentum)
 
     def epoch() -> None:
@@ -166,7 +166,7 @@ def ours(recipe: Recipe, data: Dataset, device: str = "cpu") -> Callable[[], flo
 
 
 def alone(recipe: Recipe, data: Dataset, device: str) -> Callable[[], float]:
-    """Return the same on one batch of random inputs, over and over: forward, backward and update alone."""
+    """Return an epoch of our trainer's updates on one batch over and over: forward, backward and update alone."""
     trainer = Trainer(recipe, data, torch.device(device))
     images, labels = next(trainer.batches())
     batch = torch.randn_like(images), labels.clone()
@@ -219,7 +219,7 @@ def batched_augmentation(recipe: Recipe, data: Dataset) -> Callable[[], None]:
 
 
 def torchvision_augmentation(recipe: Recipe, data: Dataset) -> Callable[[], None]:
-    """Return the same by torchvision, image by image, stacked to batches."""
+    """Return crops, reflections and normalisation by torchvision, image by image, stacked to batches."""
     transform, pixels = per_image_transform(recipe, data), resident(data.train.images)
 
     def epoch() -> None:
@@ -369,7 +369,6 @@ def full(data: Dataset, device: str, rounds: int) -> str:
             lines += [f"{precision} products {operations / 1e12:.3g} TFLOP/s, memory {memory / 1e9:.3g} GB/s", ""]
             for batch in BATCHES[device]:
                 recipe = replace(ALEXNET, batch=batch, precision=precision)
-                files = (recipe, few, Path(folder), len(images), place)
                 contenders: dict[str, Callable[[], Any]] = {A: ours(recipe, data, device)}
                 files = (recipe, few, Path(folder), len(images), place)
                 with contextlib.ExitStack() as stack:

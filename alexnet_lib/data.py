@@ -200,9 +200,9 @@ class Dataset:
         return self._derived(f"{count} training images of seed {seed}", train, self.test, self.classes)
 
     def turned(self) -> Dataset:
-        """Return the set whose question is by how many quarters an image is turned, which nobody has to label.
+        """Return the set whose classes are quarter turns, which nobody has to label (rotation prediction).
 
-        Training images come in all four turns, one after the other, test images in one, the turns taking turns.
+        Each training image appears in all four rotations, one after the other; test image i in rotation i mod 4.
 
         Raises:
             StudyError: the images are on disk.

@@ -229,6 +229,13 @@ doubles them, and there are epochs enough for its rate, which is cut after the s
 network's."""
 _FEW: dict[str, Any] = {"data": "synthetic:size=256,train=16,test=8", "batch": 8, "epochs": 2, "cuts": (1,)}
 """What the whole network can do in seconds."""
+_LENGTHS: dict[str, dict[str, Any]] = {
+    "smoke": _FEW,
+    "laptop": {"batch": 32, "rate": 0.001, "epochs": 20, "cuts": (14, 18), "precision": "bf16"},
+    "gpu": {"precision": "bf16"},
+    "imagenet": {"precision": "bf16"},
+}
+"""What a scale changes in the recipe of the whole network (`edition`)."""
 
 
 def _full(scale: str) -> tuple[Arm, ...]:
@@ -242,12 +249,6 @@ def _full(scale: str) -> tuple[Arm, ...]:
     verdict. A GPU trains the whole one instead.
     """
     keep = ("conv1", "snapshots", "probabilities", "labels", "neighbours")
-    lengths: dict[str, dict[str, Any]] = {
-        "smoke": _FEW,
-        "laptop": {"batch": 32, "rate": 0.001, "epochs": 20, "cuts": (14, 18), "precision": "bf16"},
-        "gpu": {"precision": "bf16"},
-        "imagenet": {"precision": "bf16"},
-    }
     seeds = {"smoke": 1, "laptop": 1, "gpu": 10, "imagenet": 3}[scale]
     short = scale in ("smoke", "laptop")
     arms = []
@@ -255,7 +256,7 @@ def _full(scale: str) -> tuple[Arm, ...]:
         recipe = edition(name, "imagenet" if scale == "imagenet" else "imagenette")
         if short:  # nor is there time for the first layer and the biases to go their own way
             recipe = replace(recipe, bias_cuts=None, conv1=())
-        recipe = replace(recipe, **lengths[scale])
+        recipe = replace(recipe, **_LENGTHS[scale])
         arms.append(Arm(name=name, recipe=recipe, seeds=seeds, keep=keep))
         if scale == "gpu":
             tiny = replace(recipe, data="tiny-imagenet-200")
@@ -281,13 +282,9 @@ def _whole(
     the batches, at the rate and in the precision of `_full`. ``suffix``: of the arms' names. ``keep``: as in ``Arm``,
     of the changed ones.
     """
-    length: dict[str, Any] = {
-        "smoke": _FEW,
-        "laptop": {"batch": 32, "rate": 0.001, "epochs": 3, "cuts": (), "precision": "bf16"},
-        "gpu": {"precision": "bf16"},
-        "imagenet": {"precision": "bf16"},
-    }[scale]
-    base = replace(edition("paper", of), colour="none", **length)
+    base = replace(edition("paper", of), colour="none", **_LENGTHS[scale])
+    if scale == "laptop":
+        base = replace(base, epochs=3, cuts=())
     seeds = {"smoke": 1, "laptop": 3, "gpu": 10 if of == "imagenette" else 3, "imagenet": 3}[scale]
 
     def arm(name: str, change: Mapping[str, Any]) -> Arm:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from alexnet_lib.recipes import StudyError
@@ -32,6 +35,20 @@ def written(path: Path, remedy: str) -> Iterator[Path]:
     finally:  # after Ctrl-C too
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> Any:
+    """Return what ``torch.save`` wrote, tensors on the CPU; nothing in the file is executed.
+
+    Raises:
+        zipfile.BadZipFile: a checksum is wrong, at which torch itself does not look.
+        OSError, RuntimeError, EOFError, pickle.UnpicklingError: the file is missing, cut short, or holds code.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("wrong checksum")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 @contextlib.contextmanager

@@ -169,20 +169,23 @@ def conv(
     bias: float = 0.0,
     decay: float,
 ) -> nn.Conv2d:
-    """Make a convolution; ``groups=2`` keeps each tower to its own half of the maps."""
+    """Make a convolution, (n, in_maps, H, W) to (n, maps, H', W').
+
+    ``groups=2``: each tower sees its own half of the maps. ``std``, ``bias``, ``decay``: see `LayerSetting`.
+    """
     layer = nn.Conv2d(in_maps, maps, kernel, stride, padding, groups=groups)
     return _given(layer, LayerSetting(std, bias, decay))
 
 
 def linear(inputs: int, outputs: int, *, std: float, bias: float = 0.0, decay: float) -> nn.Linear:
-    """Make a fully-connected layer."""
+    """Make a fully-connected layer, (n, inputs) to (n, outputs); the rest as `conv`."""
     return _given(nn.Linear(inputs, outputs), LayerSetting(std, bias, decay))
 
 
 def local(
     in_maps: int, maps: int, kernel: int, *, map_size: int, padding: int, std: float, bias: float = 0.0, decay: float
 ) -> LocallyConnected:
-    """Make a locally connected layer."""
+    """Make a locally connected layer for maps of ``map_size`` pixels a side; the rest as `conv`."""
     return _given(LocallyConnected(in_maps, maps, kernel, map_size, padding), LayerSetting(std, bias, decay))
 
 

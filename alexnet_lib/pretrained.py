@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from alexnet_lib import models
 from alexnet_lib.data import Dataset
 from alexnet_lib.evaluate import Inputs
+from alexnet_lib.files import load_tensors
 from alexnet_lib.layers import CrossMapNorm, weight_layers
 from alexnet_lib.recipes import INPUTS, Recipe, StudyError, unknown
 
@@ -111,12 +111,8 @@ def read(path: Path) -> dict[str, Tensor]:
 def _tensors(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch itself does not look at the checksums
-                raise zipfile.BadZipFile
     with warnings.catch_warnings(action="ignore"):  # of pickles that are refused in the end
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_tensors(path)
 
 
 def of_torchvision(values: dict[str, Tensor]) -> bool:
