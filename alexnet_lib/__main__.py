@@ -439,7 +439,7 @@ def _bench(options: argparse.Namespace) -> None:
         raise StudyError(f"--rounds {options.rounds}: take 1 or more")
     if bool(options.input) != bool(options.source):
         raise StudyError("write: bench --input NAME --source FOLDER, of the pictures that the set was made of")
-    # A process like those that train: both loops get the same settings of the memory allocator.
+    # A process like those that train: it has their settings of the memory allocator.
     with runner.workers(_device(options), 1) as executor:
         if options.input:
             done = executor.submit(bench_input.report, options.input, options.source, rounds=options.rounds)

@@ -42,7 +42,7 @@ from alexnet_lib.experiments import Arm
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
 from alexnet_lib.runner import Session, Task, pending, study
-from alexnet_lib.train import Result
+from alexnet_lib.train import Epoch, Result
 
 TESTS = Path(__file__).parent
 
@@ -399,6 +399,17 @@ def test_epochs_are_printed_unless_the_session_is_quiet(
     silent = capsys.readouterr().out
     runner.perform(task, replace(quiet, quiet=False))
     assert (silent, capsys.readouterr().out.count("relu-tiny rate 0.01 seed 0")) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "printed"), [(-2, "turns  -2"), (-1, "turns  -1"), (0, "epoch   1"), (19, "epoch  20")]
+)
+def test_a_line_of_progress_tells_training_from_what_precedes_it(number: int, printed: str) -> None:
+    epoch = Epoch(number, 2.25, 0.75, 0.5, 0.625, 0.01, 3.0)
+    line = runner.epoch_line("half-data rate 0.01 seed 0", epoch)
+    assert line == f"{'half-data rate 0.01 seed 0':<40}  {printed}  loss  2.2500  " + (
+        "train  75.00 %  after  50.00 %  test  62.50 %      3.0 s"
+    )
 
 
 # --- real runs: interrupted, resumed, in another process ----------------------------------------------------

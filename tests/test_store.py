@@ -662,9 +662,12 @@ def test_the_commands_prepare_check_and_show(source: Path, root: Path, capsys: p
     assert lines[2] == "  27 image files; unreadable and left out: 0"
     assert cli.main(["data", "check", "zoo"]) == 0
     assert capsys.readouterr().out.splitlines() == [lines[0], "every file is as it was written", *lines[1:]]
+    (root / "zoo" / "train-00000.arrow").unlink()  # which loading would give up at
     changed(root / "zoo" / store.REPORT, 3)
     assert cli.main(["data", "check", "zoo"]) == 2
-    assert "report.csv is altered" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "train-00000.arrow can't be read" in told
+    assert "report.csv is altered" in told
 
 
 @pytest.mark.usefixtures("recipe")
