@@ -374,10 +374,11 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
     ledger that runs of this scale judge: of those below 0.05 at most 5 % are false, on average.
     """
     experiments.check_scale(scale)
+    claims = load()
     found = {name: evidence.results(name, scale, runs) for name in experiments.EXPERIMENTS}
     judged = {
         claim["id"]: judge(claim, found[claim["experiment"]], scale)
-        for claim in load()
+        for claim in claims
         if claim["experiment"] and scale in claim["test"]
     }
     raw = {
@@ -390,7 +391,7 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
         name: cost_hours([run for arm in results.values() for run in arm.all_runs]) for name, results in found.items()
     }
     rows = []
-    for claim in load():
+    for claim in claims:
         row = _row(claim, scale)
         if claim["id"] in judged:
             runs_of = {run["experiment"] for arm in found[claim["experiment"]].values() for run in arm.all_runs}

@@ -424,10 +424,8 @@ class Trainer:
             StudyError: the file is damaged, or was written by another recipe or on other data.
         """
         state = _read_checkpoint(path)
-        mine, theirs = (
-            self.recipe.resolved(),
-            Recipe().resolved() | state["recipe"],
-        )  # a field that came later: its default
+        mine = self.recipe.resolved()
+        theirs = Recipe().resolved() | state["recipe"]  # a field that came later: its default
         differs = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs[name])
         if differs:
             raise StudyError(
@@ -484,6 +482,10 @@ class _Replayed:
         return loss.clone(), wrong.clone()
 
 
+_DAMAGED = (OSError, ValueError, RuntimeError, TypeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError)
+"""What reading a damaged checkpoint can raise."""
+
+
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Return what `Trainer.save` wrote; nothing in the file is executed.
 
@@ -496,28 +498,10 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         state = files.load_tensors(path)
         if isinstance(state, dict) and "written by" not in state:
             raise ValueError("written by another version")
-        lacking = {
-            "origins",
-            "recipe",
-            "digest",
-            "model",
-            "optimiser",
-            "generators",
-            "dropout",
-            "history",
-            "seconds",
-        } - set(state)
-        if lacking or not isinstance(state["recipe"], dict):
+        needed = "origins", "recipe", "digest", "model", "optimiser", "generators", "dropout", "history", "seconds"
+        if not set(needed) <= set(state) or not isinstance(state["recipe"], dict):
             raise ValueError("not a checkpoint of this library")
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        TypeError,
-        EOFError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
+    except _DAMAGED as error:
         raise StudyError(
             f"checkpoint {path}: damaged, cut short or of another version ({error}): delete it to start the run again"
         ) from error
