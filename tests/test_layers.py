@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_lib import layers
-from alexnet_lib.layers import CrossMapNorm, LocallyConnected, SameMapNorm
+from alexnet_lib.layers import CrossMapNorm, LocallyConnected, SameMapNorm, Window
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -115,14 +115,53 @@ def test_the_cross_map_norm_takes_a_gradient_that_is_the_same_everywhere() -> No
     torch.testing.assert_close(ours, loop, rtol=1e-12, atol=1e-13)
 
 
-def test_a_cross_map_norm_first_used_in_a_test_can_be_trained() -> None:
-    norm, x = CrossMapNorm(5, 0.3, 0.75, 2.0), noise(1, 8, 2, 2)
-    layers._band.cache_clear()
-    with torch.inference_mode():
-        tested = norm(x)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [3, 5, 9])
+@pytest.mark.parametrize("shape", [(7, 2, 12), (1, 1, 3), (0, 2, 12)])
+def test_a_cpu_s_sums_over_neighbouring_maps_equal_a_gpu_s(
+    shape: tuple[int, ...], size: int, dtype: torch.dtype
+) -> None:
+    values = (50 * noise(*shape)).to(dtype)
+    window = Window(values, size, dtype)
+    window.terms(len(values)).copy_(values)
+    sums = window.shifted(len(values))
+    assert torch.equal(sums, window.banded(len(values)))
+    loop = [values[:, :, max(0, i - size // 2) : i + size // 2 + 1].sum(2) for i in range(shape[2])]
+    torch.testing.assert_close(sums, torch.stack(loop, 2))
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_cross_map_norm_with_a_gpu_s_sums_equals_that_with_a_cpu_s(
+    dtype: torch.dtype, towers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norm, x = CrossMapNorm(5, 1e-4, 0.75, 2.0, towers), (50 * noise(3, 8, 5, 5)).to(dtype)
     value, gradient = value_and_gradient(norm, x)
-    assert torch.equal(value, tested)
-    assert gradient.any()
+    layers._band.cache_clear()
+    monkeypatch.setattr(Window, "sums", Window.banded)
+    with torch.inference_mode():  # whose first use must not make the matrix unfit for training
+        assert torch.equal(norm(x), value)
+    again = value_and_gradient(norm, x)
+    assert torch.equal(again[0], value)
+    assert torch.equal(again[1], gradient)
+
+
+@pytest.mark.parametrize("cached", [1, 40, 10**6])
+def test_the_cross_map_norm_is_the_same_however_many_values_a_cpu_takes_at_a_time(
+    cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norm, x = CrossMapNorm(5, 1e-4, 0.75, 2.0, 2), (50 * noise(3, 8, 5, 5)).float()
+    whole = value_and_gradient(norm, x)
+    monkeypatch.setattr(layers, "CACHED", cached)
+    value, gradient = value_and_gradient(norm, x)
+    assert torch.equal(value, whole[0])
+    assert torch.equal(gradient, whole[1])
+
+
+def test_the_cross_map_norm_takes_a_batch_without_images() -> None:
+    """Of several processes one may have no part of the last batch."""
+    value, gradient = value_and_gradient(CrossMapNorm(5, 1e-4, 0.75, 2.0, 2), noise(0, 8, 3, 3))
+    assert (value.shape, gradient.shape) == ((0, 8, 3, 3), (0, 8, 3, 3))
 
 
 def test_under_autocast_the_cross_map_norm_computes_in_float32() -> None:
@@ -148,9 +187,12 @@ def test_norms_have_their_shape_on_the_meta_device(norm: nn.Module) -> None:
     assert (out.device.type, out.shape, out.dtype) == ("meta", (2, 8, 3, 4), torch.bfloat16)
 
 
-def test_a_cross_map_norm_first_used_on_the_meta_device_computes_on_the_cpu_afterwards() -> None:
+def test_a_cross_map_norm_first_used_on_the_meta_device_computes_on_the_cpu_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     norm, x = CrossMapNorm(5, 0.3, 0.75, 2.0), noise(1, 8, 2, 2)
     layers._band.cache_clear()
+    monkeypatch.setattr(Window, "sums", Window.banded)
     with torch.device("meta"):
         norm(torch.empty(1, 8, 2, 2, dtype=torch.float64))
     torch.testing.assert_close(norm(x), cross_map_loop(x, 5, 0.3, 0.75, 2.0, 1), rtol=1e-12, atol=1e-13)
