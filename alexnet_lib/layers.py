@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,10 +39,17 @@ class CrossMapNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x``."""
-        # A product of matrices would else be one in bf16; the meta device has no autocast.
-        with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            out: Tensor = _CrossMapNorm.apply(x, self.towers, self.size, self.alpha, self.beta, self.k)
+        out: Tensor = _norm_for(x).apply(x, self.towers, self.size, self.alpha, self.beta, self.k)
         return out
+
+
+def _norm_for(x: Tensor) -> type[torch.autograd.Function]:
+    """Return what normalises ``x``: the same in two ways, of which torch brings what a GPU needs on Linux alone."""
+    if not x.is_cuda or x.dtype == torch.float64 or not importlib.util.find_spec("triton"):
+        return _CrossMapNorm
+    from alexnet_lib.gpu_norm import GpuNorm
+
+    return GpuNorm
 
 
 class _CrossMapNorm(torch.autograd.Function):
@@ -88,9 +94,7 @@ class _CrossMapNorm(torch.autograd.Function):
 class Window:
     """Sums over neighbouring maps of one tower, for a few rows (pixels) at a time: as many as stay in a CPU's caches.
 
-    On a GPU, which takes all rows at once, a sum is a product with a matrix of ones near the diagonal: one kernel
-    for four. It is faster on a CPU to add what lies 0 to ``size`` - 1 places further on in memory, with zeros between
-    the towers.
+    What is added lies 0 to ``size`` - 1 places further on in memory, with zeros between the towers.
     """
 
     def __init__(self, rows: Tensor, size: int, dtype: torch.dtype) -> None:
@@ -111,15 +115,6 @@ class Window:
 
     def sums(self, count: int) -> Tensor:
         """Return the sums: at each map over the ``size`` maps around it, fewer at a tower's ends."""
-        return self.banded(count) if self.padded.is_cuda else self.shifted(count)
-
-    def banded(self, count: int) -> Tensor:
-        """Return them as a product of matrices."""
-        terms = self.terms(count)
-        return torch.mm(terms.flatten(0, 1), _band(self.maps, self.size, terms.dtype, terms.device)).view(terms.shape)
-
-    def shifted(self, count: int) -> Tensor:
-        """Return them as sums of shifted copies, in the order of a product: bit for bit the same."""
         padded = self.padded[:count]
         line = padded.view(-1)
         length = max(0, len(line) - self.size + 1)
@@ -127,14 +122,6 @@ class Window:
         for shift in range(2, self.size):
             total += line[shift : shift + length]
         return total.as_strided((count, *self.terms(count).shape[1:]), padded.stride())
-
-
-@functools.cache
-def _band(maps: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return which maps add to which sums, (maps, maps): 1 within ``size // 2``, else 0."""
-    with torch.inference_mode(False):  # a test's first use must not make it unfit for training
-        each = torch.arange(maps, device=device)
-        return ((each[:, None] - each).abs() <= size // 2).to(dtype)
 
 
 def _maps(rows: Tensor, like: Tensor) -> Tensor:
