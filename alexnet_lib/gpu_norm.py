@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 1024
+BLOCK = 512
 """Values that a group of threads takes."""
 
 
@@ -23,12 +23,12 @@ class GpuNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, towers: int, size: int, alpha: float, beta: float, k: float) -> Tensor:
-        """Normalise ``x``: float (N, maps, H, W)."""
+        """Normalise ``x``: float (N, maps, H, W); ``beta`` is 0.75."""
         x = x.contiguous(memory_format=torch.channels_last)
         out = torch.empty_like(x)
         ctx.save_for_backward(x)
-        ctx.setting = (alpha, beta, k, x.shape[1] // towers, size // 2, BLOCK)
-        _values[_grid(x)](x, out, x.numel(), *ctx.setting)
+        ctx.setting = (x.numel(), alpha, k, x.shape[1] // towers, size // 2, BLOCK)
+        _values[_grid(x)](x, out, *ctx.setting)
         return out
 
     @staticmethod
@@ -38,7 +38,7 @@ class GpuNorm(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         out = torch.empty_like(x)
-        _gradients[_grid(x)](x, gradient, out, x.numel(), *ctx.setting)
+        _gradients[_grid(x)](x, gradient, out, *ctx.setting)
         return out, None, None, None, None, None
 
 
@@ -47,50 +47,64 @@ def _grid(x: Tensor) -> tuple[int]:
 
 
 @triton.jit
-def _base(x, here, place, inside, alpha, k, MAPS: tl.constexpr, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return ``k + alpha * sum(x**2)`` over the neighbours of the values ``here``, at ``place`` in their tower."""
-    total = tl.zeros(place.shape, tl.float32)
-    for shift in tl.static_range(-HALF, HALF + 1):
-        there = inside & (place + shift >= 0) & (place + shift < MAPS)
-        value = tl.load(x + here + shift, mask=there, other=0.0).to(tl.float32)
-        total += value * value
-    return k + alpha * total
+def _places(count, MAPS: tl.constexpr, BLOCK: tl.constexpr):
+    """Return where this group's values begin and each one's place in its tower, whose maps lie side by side.
 
-
-@triton.jit
-def _places(MAPS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return where this group's values are in memory, and in their tower: maps lie side by side, tower by tower."""
+    And where the tower begins and ends: nowhere for what is beyond the last value.
+    """
     start = tl.program_id(0).to(tl.int64) * BLOCK
     each = tl.arange(0, BLOCK)
-    return start + each, ((start % MAPS).to(tl.int32) + each) % MAPS
+    inside = each < count - start
+    place = ((start % MAPS).to(tl.int32) + each) % MAPS
+    return start, each, inside, place, tl.where(inside, 0, 2 * MAPS), tl.where(inside, MAPS, -MAPS)
 
 
 @triton.jit
-def _values(  # type: ignore[no-untyped-def]
-    x, out, count, alpha, beta, k, MAPS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr
-):
-    here, place = _places(MAPS, BLOCK)
-    inside = here < count
-    scale = tl.exp2(-beta * tl.log2(_base(x, here, place, inside, alpha, k, MAPS, HALF)))
-    value = tl.load(x + here, mask=inside).to(tl.float32)
-    tl.store(out + here, (value * scale).to(out.dtype.element_ty), mask=inside)
+def _neighbour(pointer, shift: tl.constexpr, place, begin, end):
+    """Return the values ``shift`` maps further on, 0 beyond the tower."""
+    there = place + shift < end if shift > 0 else place + shift >= begin
+    return tl.load(pointer + shift, mask=there, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _gradients(  # type: ignore[no-untyped-def]
-    x, gradient, out, count, alpha, beta, k, MAPS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr
-):
-    here, place = _places(MAPS, BLOCK)
-    inside = here < count
-    total = tl.zeros(place.shape, tl.float32)
+def _root(squares, at: tl.constexpr, HALF: tl.constexpr, alpha, k):
+    """Return the inverse root of what the value at place ``at`` of ``squares`` is normalised by."""
+    total = squares[at - HALF]
+    for n in tl.static_range(at - HALF + 1, at + HALF + 1):
+        total += squares[n]
+    return tl.rsqrt(k + alpha * total)
+
+
+@triton.jit
+def _values(x, out, count, alpha, k, MAPS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    start, each, inside, place, begin, end = _places(count, MAPS, BLOCK)
+    pointer = x + start + each
+    squares = ()
     for shift in tl.static_range(-HALF, HALF + 1):
-        there = inside & (place + shift >= 0) & (place + shift < MAPS)
-        base = _base(x, here + shift, place + shift, there, alpha, k, MAPS, HALF)
-        value = tl.load(x + here + shift, mask=there, other=0.0).to(tl.float32)
-        theirs = tl.load(gradient + here + shift, mask=there, other=0.0).to(tl.float32)
-        total += theirs * value * tl.exp2((-beta - 1.0) * tl.log2(base))
-    base = _base(x, here, place, inside, alpha, k, MAPS, HALF)
-    value = tl.load(x + here, mask=inside, other=0.0).to(tl.float32)
-    own = tl.load(gradient + here, mask=inside, other=0.0).to(tl.float32)
-    result = own * tl.exp2(-beta * tl.log2(base)) - 2.0 * alpha * beta * value * total
-    tl.store(out + here, result.to(out.dtype.element_ty), mask=inside)
+        value = _neighbour(pointer, shift, place, begin, end)
+        squares = squares + (value * value,)  # noqa: RUF005  # what Triton understands
+    root = _root(squares, HALF, HALF, alpha, k)
+    value = _neighbour(pointer, 0, place, begin, end)
+    tl.store(out + start + each, (value * root * tl.sqrt(root)).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gradients(x, gradient, out, count, alpha, k, MAPS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    start, each, inside, place, begin, end = _places(count, MAPS, BLOCK)
+    values = ()
+    squares = ()
+    for shift in tl.static_range(-2 * HALF, 2 * HALF + 1):
+        value = _neighbour(x + start + each, shift, place, begin, end)
+        values = values + (value,)  # noqa: RUF005
+        squares = squares + (value * value,)  # noqa: RUF005
+    direct = tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for shift in tl.static_range(-HALF, HALF + 1):
+        theirs = _neighbour(gradient + start + each, shift, place, begin, end)
+        root = _root(squares, 2 * HALF + shift, HALF, alpha, k)
+        scaled = theirs * root * tl.sqrt(root)
+        total += scaled * values[2 * HALF + shift] * root * root
+        if shift == 0:
+            direct = scaled
+    result = direct - 1.5 * alpha * values[2 * HALF] * total  # 2 * beta
+    tl.store(out + start + each, result.to(out.dtype.element_ty), mask=inside)

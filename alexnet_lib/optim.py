@@ -33,11 +33,36 @@ class PaperSGD(torch.optim.Optimizer):
                     self.state[w]["velocity"] = torch.zeros_like(w)
             velocities = [self.state[w]["velocity"] for w in weights]
             gradients = [w.grad for w in weights if w.grad is not None]
+            if weights[0].is_cuda:
+                self._fused(weights, gradients, velocities, group)
+                continue
             torch._foreach_mul_(velocities, group["momentum"])
             torch._foreach_add_(velocities, gradients, alpha=-group["rate"])
             if group["decay"]:
                 torch._foreach_add_(velocities, weights, alpha=-group["rate"] * group["decay"])
             torch._foreach_add_(weights, velocities)
+
+    @staticmethod
+    def _fused(
+        weights: list[Tensor], gradients: list[Tensor], velocities: list[Tensor], group: dict[str, Any]
+    ) -> None:
+        """Do the update in one pass over memory, by the kernel of ``torch.optim.SGD(fused=True)``.
+
+        Its ``v <- momentum * v + (1 - dampening) * (decay * w + gradient)``, ``w <- w - lr * v`` is the paper's
+        with the rate in the dampening, an ``lr`` of 1 and velocities of the other sign.
+        """
+        torch._fused_sgd_(
+            weights,
+            gradients,
+            velocities,
+            weight_decay=group["decay"],
+            momentum=group["momentum"],
+            lr=1.0,
+            dampening=1.0 - group["rate"],
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
 
 
 def optimiser(model: nn.Module, recipe: Recipe) -> PaperSGD:

@@ -152,6 +152,7 @@ class Trainer:
         self.pretraining: list[Epoch] = []
         self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
         self.waits: list[tuple[Any, Any]] = []  # when this epoch's updates began and ceased to wait for images
+        self.replayed: tuple[list[float], _Replayed] | None = None  # with the rates that are part of it
 
     def epoch(self) -> None:
         """Pass over the training set once, measure what came of it, and add it to the history.
@@ -228,6 +229,8 @@ class Trainer:
                 inputs = inputs + shifts[rows, :, None, None]
                 if self.recipe.colour == "coded":
                     inputs = inputs / 1.1
+            if self.recipe.precision == "bf16" and device.type == "cuda":  # half the bytes, and conv1 takes no others
+                inputs = inputs.bfloat16()
             sizes = [len(each) for each in group]
             batches = (torch.split(values, sizes) for values in (inputs, train.labels[rows]))
             yield from zip(*batches, strict=True)
@@ -288,13 +291,21 @@ class Trainer:
         full, left = divmod(len(self.data.train), self.recipe.batch)
         replays = self.device.type == "cuda" and isinstance(self.network, nn.Sequential)  # nothing crosses devices
         for number, (images, labels) in enumerate(self.batches()):
-            if replays and number == WARM_UPDATES < full:
-                update = _Replayed(self.update, images, labels)  # anew each epoch: the rates are part of it
+            if replays and number < full and (self.replayed or number >= WARM_UPDATES):
+                update = self._replay(images, labels)
             loss, wrong = update(images, labels) if number < full else self.update(images, labels, left)
             losses.append(loss)
             errors.append(wrong)
         self.network = self.model
         return parallel.total(torch.stack(losses)), parallel.total(torch.stack(errors))
+
+    def _replay(self, images: Tensor, labels: Tensor) -> _Replayed:
+        """Return the update as one launch, recorded from a batch like this one where there is none of these rates."""
+        rates = [group["rate"] for group in self.optimiser.param_groups]
+        if self.replayed is None or self.replayed[0] != rates:
+            self.replayed = None  # its memory is free before the next one takes as much
+            self.replayed = rates, _Replayed(self.update, images, labels)
+        return self.replayed[1]
 
     def update(self, images: Tensor, labels: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
         """Update the weights from one batch; return its summed loss (float64) and the number of its errors.
@@ -325,6 +336,7 @@ class Trainer:
         A batch is made and its gradients are computed, beside velocities; weights and velocities don't change.
         """
         self.network = self.model  # other processes don't take part
+        self.replayed = None
         self.optimiser.zero_grad()
         self.model.train()  # memory may have run out in an evaluation
         gc.collect()

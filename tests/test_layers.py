@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_lib import layers
-from alexnet_lib.layers import CrossMapNorm, LocallyConnected, SameMapNorm, Window
+from alexnet_lib.layers import Conv, CrossMapNorm, LocallyConnected, SameMapNorm, Window
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -147,7 +147,7 @@ torch.save(done, path)
 NORMS = [
     (maps, (size, 0.3, beta, 2.0), towers)
     for maps in (8, 96)  # the first: a window wider than a tower; the second: more values than a group of threads has
-    for size, beta in ((5, 0.75), (9, 0.75), (3, 0.5))
+    for size, beta in ((5, 0.75), (9, 0.75), (3, 0.75))
     for towers in (1, 2)
 ]
 
@@ -194,7 +194,6 @@ def test_on_a_gpu_the_cross_map_norm_is_the_cpus(dtype: torch.dtype, layout: tor
     torch.testing.assert_close([t.cpu().double() for t in there], list(here), **close)
 
 
-
 @pytest.mark.parametrize("cached", [1, 40, 10**6])
 def test_the_cross_map_norm_is_the_same_however_many_values_a_cpu_takes_at_a_time(
     cached: int, monkeypatch: pytest.MonkeyPatch
@@ -234,6 +233,42 @@ def test_under_autocast_the_cross_map_norm_rounds_bf16_once() -> None:
 def test_norms_have_their_shape_on_the_meta_device(norm: nn.Module) -> None:
     out = norm(torch.empty(2, 8, 3, 4, dtype=torch.bfloat16, device="meta"))
     assert (out.device.type, out.shape, out.dtype) == ("meta", (2, 8, 3, 4), torch.bfloat16)
+
+
+CONVOLUTIONS = [  # of AlexNet's editions, and one whose last pixels are in no window
+    ({"in_channels": 3, "out_channels": 8, "kernel_size": 11, "stride": 4}, 227),
+    ({"in_channels": 3, "out_channels": 8, "kernel_size": 11, "stride": 4, "padding": 2}, 224),
+    ({"in_channels": 3, "out_channels": 8, "kernel_size": 11, "stride": 4}, 46),
+    ({"in_channels": 8, "out_channels": 12, "kernel_size": 5, "padding": 2, "groups": 2}, 9),
+    ({"in_channels": 8, "out_channels": 12, "kernel_size": 3}, 9),
+]
+
+
+@pytest.mark.parametrize(("settings", "side"), CONVOLUTIONS)
+def test_a_convolution_rearranged_for_tensor_cores_is_the_same_in_value_and_gradients(
+    settings: dict[str, int], side: int
+) -> None:
+    layer = Conv(**settings).double().to(memory_format=torch.channels_last)
+    x = noise(2, 3 if "stride" in settings else 8, side, side).to(memory_format=torch.channels_last)
+    found = []
+    for forward in (layer.forward, layer.rearranged):
+        out, gradient = value_and_gradient(forward, x)
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        weights = torch.autograd.grad(forward(x).square().sum(), [*layer.parameters()])
+        found.append((out, gradient, *weights))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("settings", "side"), CONVOLUTIONS)
+def test_on_a_gpu_a_convolution_in_bf16_is_close_to_the_cpus(settings: dict[str, int], side: int) -> None:
+    layer = Conv(**settings).to(memory_format=torch.channels_last)
+    x = noise(2, 3 if "stride" in settings else 8, side, side).float().to(memory_format=torch.channels_last)
+    here = value_and_gradient(layer, x)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        there = value_and_gradient(layer.cuda(), x.cuda())
+    assert there[0].dtype == torch.bfloat16
+    torch.testing.assert_close([t.cpu().float() for t in there], list(here), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(("kernel", "padding", "side"), [(3, 1, 4), (3, 0, 5), (1, 0, 3)])

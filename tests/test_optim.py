@@ -96,6 +96,21 @@ def test_after_a_cut_the_old_velocity_keeps_its_size_where_torch_cuts_it_too(
     torch.testing.assert_close((w - w_).detach(), 0.9 * echo * velocity, rtol=1e-9, atol=1e-12)
 
 
+def test_a_gpu_s_update_in_one_pass_is_the_papers_through_cuts_and_a_rate_of_zero(
+    gradients: list[tuple[Tensor, Tensor]],
+) -> None:
+    (w, _), (w_, _) = parameters(), parameters()
+    group = {"params": [w], "rate": RATE, "decay": DECAY}
+    update, velocities = PaperSGD([group], MOMENTUM), [torch.zeros_like(w)]
+    for (gradient, _), rate in zip(gradients, (RATE, RATE, RATE / 10, RATE / 10, 0.0, RATE), strict=False):
+        update.param_groups[0]["rate"] = rate
+        w.grad = gradient.clone()
+        update.step()
+        with torch.no_grad():
+            PaperSGD._fused([w_], [gradient], velocities, update.param_groups[0])
+        torch.testing.assert_close(w, w_, rtol=1e-12, atol=1e-12)
+
+
 @pytest.fixture
 def groups() -> dict[str, dict[str, Any]]:
     """The optimiser's group of each parameter of the 19 % net, under half its decay and rate 0.1."""

@@ -1225,10 +1225,11 @@ def test_on_a_gpu_the_first_epoch_is_close_to_the_cpus(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("net", ["tiny", "alexnet32-no-dropout"])
+@pytest.mark.parametrize("cuts", [(), (1, 2)])
 def test_on_a_gpu_replayed_updates_are_those_launched_one_by_one(
-    recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch, net: str
+    recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch, cuts: tuple[int, ...], net: str
 ) -> None:
-    recipe = replace(recipe, net=net, batch=6, crop=24, flip=True, cuts=(1, 2), rate=0.001)  # 10 updates and a rest
+    recipe = replace(recipe, net=net, batch=6, crop=24, flip=True, cuts=cuts, rate=0.001)  # 10 updates and a rest
     replayed = train(recipe, small, device="cuda")
     monkeypatch.setattr(training, "WARM_UPDATES", 100)
     single = train(recipe, small, device="cuda")
