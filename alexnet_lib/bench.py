@@ -125,10 +125,14 @@ def write_jpegs(split: Split, folder: Path) -> None:
     """Write images as JPEG files of quality 90, a folder a class."""
     from PIL import Image
 
-    for number, (image, label) in enumerate(zip(resident(split.images).numpy(), split.labels.tolist(), strict=True)):
-        path = folder / f"{label:04d}" / f"{number:06d}.jpg"
+    def write(number: int) -> None:
+        path = folder / f"{labels[number]:04d}" / f"{number:06d}.jpg"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(image).save(path, quality=90)
+        Image.fromarray(images[number]).save(path, quality=90)
+
+    images, labels = resident(split.images).numpy(), split.labels.tolist()
+    with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
+        list(pool.map(write, range(len(labels))))
 
 
 def transforms(recipe: Recipe, data: Dataset) -> Any:
@@ -339,8 +343,8 @@ def _ratios(rate: dict[str, float], share: float) -> list[str]:
 
 ALEXNET = Recipe(net="alexnet-paper", crop=224, flip=True, inputs="unit", rate=0.01)
 BATCHES = {"cpu": (32,), "cuda": (128, 1024)}
-IMAGES = {"cpu": 128, "cuda": 2**16}
-"""Images of an epoch, the set's first ones as often as it takes: a GPU has a graph to record in each."""
+IMAGES = {"cpu": 128, "cuda": 2**14}
+"""Images of an epoch, the set's first ones as often as it takes."""
 TIMES = {"cpu": 2.0, "cuda": 4.0}
 """How many times the rate of the reference loop ours should have."""
 ALONE = {128: 25_000, 1024: 40_000}
