@@ -310,9 +310,12 @@ def _pending(options: argparse.Namespace) -> None:
     if not tasks:
         print(f"nothing pending at scale {options.scale}")
         return
-    cost, uncounted = runner.hours(tasks, runner.recorded(options.scale, _out(options), records.PUBLISHED))
+    device = runner.usual_device(options.scale)
+    cost, uncounted = runner.hours(tasks, runner.recorded(options.scale, _out(options), records.PUBLISHED), device)
     without = f" ({uncounted} of them not counted: no recorded run tells what they cost)" if uncounted else ""
-    print(f"{len(tasks)} runs can start, up to {cost:.1f} hours of one core or GPU{without}")
+    print(
+        f"{len(tasks)} runs can start, up to {cost:.1f} hours of one {'GPU' if device == 'cuda' else 'core'}{without}"
+    )
 
 
 def _declare_publish(part: argparse.ArgumentParser) -> None:
@@ -442,10 +445,9 @@ def _bench(options: argparse.Namespace) -> None:
     # A process like those that train: it has their settings of the memory allocator.
     with runner.workers(_device(options), 1) as executor:
         if options.input:
-            done = executor.submit(bench_input.report, options.input, options.source, rounds=options.rounds)
+            print(executor.submit(bench_input.report, options.input, options.source, rounds=options.rounds).result())
         else:
-            done = executor.submit(bench.report, options.data, device=options.device, rounds=options.rounds)
-        print(done.result())
+            executor.submit(bench.show, options.data, options.device, options.rounds).result()
 
 
 # --- notebook -------------------------------------------------------------------------------------------------

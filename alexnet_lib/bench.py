@@ -251,8 +251,8 @@ def measure(
     return {name: Row(name, statistics.median(r), min(r), max(r)) for name, r in rates.items()}
 
 
-def report(name: str, *, device: str = "cpu", rounds: int = 7) -> str:
-    """Measure everything on the first training images of data set ``name``; return the report as text.
+def report(name: str, *, device: str = "cpu", rounds: int = 7) -> Iterator[str]:
+    """Measure everything on the first training images of data set ``name``; yield the report's lines as they come.
 
     Images as large as AlexNet's crops are for AlexNet, smaller ones for its miniature on one core.
 
@@ -261,12 +261,19 @@ def report(name: str, *, device: str = "cpu", rounds: int = 7) -> str:
     """
     whole = load(name)
     if whole.image_size >= ALEXNET.crop:
-        return full(whole, device, rounds)
+        yield from full(whole, device, rounds)
+        return
     if device != "cpu":
         raise StudyError(
             f"data set {name!r}: images of {whole.image_size} pixels are timed on a core: take --device cpu"
         )
-    return small(chosen(whole, torch.arange(min(2560, len(whole.train)))), rounds)
+    yield from small(chosen(whole, torch.arange(min(2560, len(whole.train)))), rounds)
+
+
+def show(name: str, device: str, rounds: int) -> None:
+    """Print the report line by line."""
+    for line in report(name, device=device, rounds=rounds):
+        print(line, flush=True)
 
 
 def chosen(data: Dataset, rows: Tensor) -> Dataset:
@@ -274,7 +281,7 @@ def chosen(data: Dataset, rows: Tensor) -> Dataset:
     return replace(data, train=Split(data.train.images[rows], data.train.labels[rows]))
 
 
-def small(data: Dataset, rounds: int) -> str:
+def small(data: Dataset, rounds: int) -> list[str]:
     """Return the report on small images, on one core."""
     torch.set_num_threads(1)
     bf16 = replace(RECIPE, precision="bf16")
@@ -293,13 +300,12 @@ def small(data: Dataset, rounds: int) -> str:
     rows = measure(contenders, len(data.train), rounds)
     share = around(RECIPE, data)
     shares = [share() for _ in range(rounds)]
-    lines = [
+    return [
         *_head("cpu", RECIPE, data, rounds),
         *table(f"batches of {RECIPE.batch}", rows),
         *_ratios({name: row.rate for name, row in rows.items()}, statistics.median(shares)),
         *([f"bf16 not measured: {refused}"] if refused else []),
     ]
-    return "\n".join(lines)
 
 
 def _head(device: str, recipe: Recipe, data: Dataset, rounds: int) -> list[str]:
@@ -354,23 +360,23 @@ ALLOCATED = "b, our allocator settings"
 _begun: list[Callable[[], None]] = []  # in a process of `ordinary`
 
 
-def full(data: Dataset, device: str, rounds: int) -> str:
-    """Return the report on AlexNet, which has all cores, or the GPU in bf16; a CPU that has bf16 is timed in both."""
+def full(data: Dataset, device: str, rounds: int) -> Iterator[str]:
+    """Yield the report on AlexNet, which has all cores, or the GPU in bf16; a CPU that has bf16 is timed in both."""
     torch.set_num_threads(machine.cores())
     place, images = torch.device(device), torch.arange(IMAGES[device])
     few = chosen(data, images[: len(data.train)])
     data = chosen(few, images % len(few.train)).to(place)
-    lines = _head(device, ALEXNET, data, rounds)
+    yield from _head(device, ALEXNET, data, rounds)
     with tempfile.TemporaryDirectory() as folder:
         write_jpegs(few.train, Path(folder))
         for precision in ("bf16",) if device == "cuda" else ("float32", "bf16"):
             try:
                 check_device(replace(ALEXNET, precision=precision), place)
             except StudyError as error:
-                lines.append(f"{precision} not measured: {error}")
+                yield f"{precision} not measured: {error}"
                 continue
             operations, memory = machine_rates(place, precision)
-            lines += [f"{precision} products {operations / 1e12:.3g} TFLOP/s, memory {memory / 1e9:.3g} GB/s", ""]
+            yield f"{precision} products {operations / 1e12:.3g} TFLOP/s, memory {memory / 1e9:.3g} GB/s\n"
             for batch in BATCHES[device]:
                 recipe = replace(ALEXNET, batch=batch, precision=precision)
                 contenders: dict[str, Callable[[], Any]] = {A: ours(recipe, data, device)}
@@ -384,9 +390,8 @@ def full(data: Dataset, device: str, rounds: int) -> str:
                     rows = measure(contenders, len(images), rounds)
                 least = floor(recipe, len(data.classes), operations, memory)
                 rows[D] = Row(D, least, least, least)
-                lines += table(f"batches of {batch}, {precision}", rows)
-                lines += _against(device, batch, {name: row.rate for name, row in rows.items()})
-    return "\n".join(lines)
+                yield from table(f"batches of {batch}, {precision}", rows)
+                yield from _against(device, batch, {name: row.rate for name, row in rows.items()})
 
 
 @contextlib.contextmanager

@@ -366,8 +366,8 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
 
     Columns: id, section, claim, paper, log, ours, interval (t), bootstrap, n, p (of no effect, adjusted), detectable
     (the smallest effect that an inconclusive design could have seen), scale, verdict, why (which part of the rule
-    decided, or what is missing), measured (network, data and epochs), cost (core or GPU hours of the claim's
-    experiment), runs (the files in ``data/runs`` that hold them), chapter; those from ``ours`` to ``detectable`` are
+    decided, or what is missing), measured (network, data and epochs), cost (hours of the claim's experiment: see
+    `cost`), runs (the files in ``data/runs`` that hold them), chapter; those from ``ours`` to ``detectable`` are
     empty text where nothing is measured.
 
     ``p`` is adjusted for the false discovery rate (Benjamini and Hochberg) over the family of all claims of the
@@ -387,9 +387,7 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
         if result is not None and result.p is not None and what != NOT_TESTED
     }
     adjusted = dict(zip(raw, stats.false_discovery_control(list(raw.values())) if raw else [], strict=True))
-    hours = {
-        name: cost_hours([run for arm in results.values() for run in arm.all_runs]) for name, results in found.items()
-    }
+    costs = {name: cost([run for arm in results.values() for run in arm.all_runs]) for name, results in found.items()}
     rows = []
     for claim in claims:
         row = _row(claim, scale)
@@ -397,7 +395,7 @@ def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
             runs_of = {run["experiment"] for arm in found[claim["experiment"]].values() for run in arm.all_runs}
             row |= _measured(*judged[claim["id"]]) | {
                 "measured": _setting(claim, found[claim["experiment"]]),
-                "cost": f"{hours[claim['experiment']]:.1f} h",
+                "cost": costs[claim["experiment"]],
                 "runs": " ".join(sorted(runs_of)),
             }
         if claim["id"] in adjusted:
@@ -465,6 +463,14 @@ def _row(claim: Claim, scale: str) -> dict[str, Any]:
     return row
 
 
-def cost_hours(runs: Sequence[records.Record]) -> float:
-    """Return the hours of one core (or GPU) that runs took, training and evaluation together."""
-    return sum(float(run["cost"]["train_seconds"] + run["cost"]["evaluate_seconds"]) for run in runs) / 3600
+def cost(runs: Sequence[records.Record]) -> str:
+    """Return the hours that runs took, training and evaluation together: of a CPU's core, and of a GPU.
+
+    Runs that share a GPU each count whole.
+    """
+    hours = {"core": 0.0, "GPU": 0.0}
+    for run in runs:
+        hours["GPU" if records.on_gpu(run) else "core"] += (
+            run["cost"]["train_seconds"] + run["cost"]["evaluate_seconds"]
+        ) / 3600
+    return " + ".join(f"{spent:.{1 if spent >= 1 else 2}f} {of} h" for of, spent in hours.items() if spent) or "0 h"

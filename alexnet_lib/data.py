@@ -54,14 +54,24 @@ class Moments:
     @classmethod
     def of(cls, images: Tensor) -> Moments:
         """Return the moments of images uint8 (N, H, W, 3), fewer than eight million."""
-        products = torch.zeros(3, 3, dtype=torch.float64, device=images.device)
-        for chunk in torch.split(images.reshape(-1, 3), 2**16):  # few enough for a processor's cache
-            pixels = chunk.double()  # sums of whole numbers below 2**53 are exact
-            products += pixels.T @ pixels
+        # As many pixels at a time as stay in a processor's cache, or as occupy a GPU.
+        many, multiply = (2**22, _summed_products) if images.is_cuda else (2**16, _matrix_product)
+        products = functools.reduce(operator.add, map(multiply, torch.split(images.reshape(-1, 3), many)))
         return cls(images.sum(0, dtype=torch.int32).long(), products)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.sums + other.sums, self.products + other.products)
+
+
+def _matrix_product(pixels: Tensor) -> Tensor:
+    values = pixels.double()  # sums of whole numbers below 2**53 are exact
+    return values.T @ values
+
+
+def _summed_products(pixels: Tensor) -> Tensor:
+    """Return the same on a GPU, whose product of so thin matrices has one of its cores do all the sums."""
+    values = pixels.T.int()
+    return (values[:, None] * values).sum(2).double()
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,6 +101,11 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
+def on_gpu(record: Record) -> bool:
+    """Return whether a run was trained on a GPU."""
+    return bool(record["provenance"]["device"] != "cpu")
+
+
 @functools.cache
 def commit() -> dict[str, Any]:
     """Return the commit, and whether the code differs from it, as they were when this process first asked.

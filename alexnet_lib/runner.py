@@ -75,7 +75,7 @@ def pending(
     ``folder``: of the records; ``also``: another one whose records count as done.
     """
     done = recorded(scale, folder, also)
-    found, known = records.by_id(done), epoch_seconds(done)
+    found, known = records.by_id(done), epoch_seconds(done, usual_device(scale))
     ranked: list[tuple[tuple[float, ...], Task]] = []
     for place, name in enumerate(experiments):
         pairs: dict[int, int] = {}
@@ -113,10 +113,12 @@ def recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record]
     return [record for place in folders for record in records.read(place, scale=scale)]
 
 
-def epoch_seconds(recorded: Sequence[Record]) -> dict[tuple[str, str], float]:
-    """Return the median seconds of a recorded epoch by data set and network."""
+def epoch_seconds(recorded: Sequence[Record], device: str) -> dict[tuple[str, str], float]:
+    """Return the median seconds of an epoch recorded on ``cpu`` or ``cuda``, by data set and network."""
     seconds: dict[tuple[str, str], list[float]] = {}
     for run in recorded:
+        if records.on_gpu(run) != (device == "cuda"):
+            continue
         key = run["recipe"]["data"], run["recipe"]["net"]
         seconds.setdefault(key, []).extend(epoch["seconds"] for epoch in run["history"])
     return {key: statistics.median(each) for key, each in seconds.items() if each}
@@ -141,13 +143,13 @@ def _hours(recipe: Recipe, known: Mapping[tuple[str, str], float]) -> float | No
     return None if seconds is None else (recipe.epochs + 4 * recipe.pretrain) * seconds / 3600  # in all four turns
 
 
-def hours(tasks: Sequence[Task], recorded: Sequence[Record]) -> tuple[float, int]:
-    """Estimate what tasks cost, in hours of one core or GPU, from the seconds of recorded epochs on the same data.
+def hours(tasks: Sequence[Task], recorded: Sequence[Record], device: str) -> tuple[float, int]:
+    """Estimate what tasks cost on ``cpu``, a core, or ``cuda``, from the seconds of epochs recorded there.
 
     A run counts with all its epochs, though a target or an abandoned search may end it sooner. Also returned: the
-    tasks left out, on data without any record.
+    tasks left out, on data without any such record.
     """
-    known = epoch_seconds(recorded)
+    known = epoch_seconds(recorded, device)
     each = [_hours(task.recipe, known) for task in tasks]
     return sum(found for found in each if found is not None), each.count(None)
 
@@ -216,7 +218,7 @@ def perform(task: Task, session: Session) -> Ended | None:
         StudyError: recipe, data or machine don't allow the run.
     """
     if session.deadline is not None:
-        known = epoch_seconds(recorded(task.scale, session.folder, session.also))
+        known = epoch_seconds(recorded(task.scale, session.folder, session.also), session.device)
         turns = 4 if task.recipe.pretrain else 1  # of each image in the first epoch
         if session.over(turns * (_seconds(task.recipe, known) or 0.0)):
             return None
@@ -423,12 +425,16 @@ def device_for(scale: str, *, elsewhere: bool = False) -> str:
     Raises:
         StudyError: the scale needs a GPU and there is none.
     """
-    check_scale(scale)
-    if scale not in ("gpu", "imagenet"):
-        return "cpu"
-    if not elsewhere and not torch.cuda.is_available():
+    device = usual_device(scale)
+    if device == "cuda" and not elsewhere and not torch.cuda.is_available():
         raise StudyError(f"scale {scale!r} trains on a GPU, and torch finds none here: take scale smoke or laptop")
-    return "cuda"
+    return device
+
+
+def usual_device(scale: str) -> str:
+    """Return what a scale's recipes are meant for: ``cuda`` or ``cpu``."""
+    check_scale(scale)
+    return "cuda" if scale in ("gpu", "imagenet") else "cpu"
 
 
 def places_for(scale: str, device: str) -> int:

@@ -125,6 +125,7 @@ class Trainer:
                 "training images"
             )
         if device.type == "cuda":
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # expected of who names a GPU by its number
             torch.cuda.reset_peak_memory_stats(device)
             torch.backends.cuda.matmul.allow_tf32 = recipe.precision == "tf32"
             torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"

@@ -135,7 +135,7 @@ def test_large_images_are_timed_on_alexnet_with_its_ratios_and_the_paper_s_train
     monkeypatch.setattr(bench, "machine_rates", lambda device, precision: (1e11, 1e10))
     monkeypatch.setattr(bench, "ordinary", lambda files: contextlib.nullcontext(bench.reference(*files)))
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
-    report = bench.report("synthetic:size=132,train=5,test=2", rounds=1)
+    report = "\n".join(bench.report("synthetic:size=132,train=5,test=2", rounds=1))
     assert "128-pixel crops and reflections of 8 images" in report
     parts = report.split("batches of 4, ")[1:]
     assert [part.split()[0] for part in parts] == ["float32", "bf16"][: 1 + has_bf16]
@@ -154,8 +154,8 @@ def test_large_images_are_timed_on_alexnet_with_its_ratios_and_the_paper_s_train
 
 def test_small_images_are_timed_on_one_core_against_the_tutorial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "RECIPE", replace(bench.RECIPE, batch=16))
-    report = bench.report("synthetic:train=32,test=4", rounds=1)
+    report = "\n".join(bench.report("synthetic:train=32,test=4", rounds=1))
     assert "threads: 1" in report
     assert list(rates(report))[:2] == ["tutorial loop, float32", "our loop, float32"]
     with pytest.raises(StudyError, match="images of 32 pixels are timed on a core: take --device cpu"):
-        bench.report("synthetic:train=32,test=4", device="cuda", rounds=1)
+        next(bench.report("synthetic:train=32,test=4", device="cuda", rounds=1))

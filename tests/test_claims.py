@@ -681,11 +681,21 @@ def test_a_claim_s_row_from_made_up_records(tmp_path: Path) -> None:
         "n": "5",
         "scale": "laptop",
         "verdict": "reproduced",
-        "cost": "14.0 h",  # 5 + 5 runs and 2 + 2 of the searches, an hour each
+        "cost": "14.0 core h",  # 5 + 5 runs and 2 + 2 of the searches, an hour each
         "chapter": "01_relu_vs_tanh",
     }
     found = row(ledger, "relu-six-times-faster")
     assert {key: found[key] for key in expected} == expected
+
+
+def test_hours_of_a_core_and_of_a_gpu_are_told_apart(tmp_path: Path) -> None:
+    runs = figure1(FIVE)
+    for run in runs[:3]:
+        run["provenance"]["device"] = "NVIDIA H100"
+    assert (
+        row(claims.ledger("laptop", write(tmp_path, runs)), "relu-six-times-faster")["cost"]
+        == "11.0 core h + 3.0 GPU h"
+    )
 
 
 def test_a_lower_bound_is_printed_as_one(tmp_path: Path) -> None:
@@ -791,7 +801,7 @@ def test_an_effect_s_row_from_made_up_records(family: pd.DataFrame) -> None:
         "n": "5",
         "detectable": "",
         "verdict": "direction reproduced",
-        "cost": "12.0 h",  # 5 + 5 + 2 runs, an hour each
+        "cost": "12.0 core h",  # 5 + 5 + 2 runs, an hour each
         "chapter": "02_lrn",
     }
     found = row(family, "lrn-imagenet")

@@ -105,6 +105,11 @@ def test_std_is_measured_about_each_pixels_own_mean() -> None:
     assert made.std == pytest.approx((pixels - pixels.mean(0)).square().mean().sqrt().item(), rel=1e-12)
 
 
+def test_a_gpu_s_sums_of_colours_multiplied_are_the_cpus() -> None:
+    pixels = synthetic(size=64, train=2, test=1).train.images.reshape(-1, 3)
+    assert torch.equal(data._summed_products(pixels), data._matrix_product(pixels))
+
+
 def test_mean_and_std_do_not_look_at_the_test_split() -> None:
     one, other = dataset(split(), split(3)), dataset(split(), split(5))
     assert torch.equal(one.mean, other.mean)
