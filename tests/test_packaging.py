@@ -78,7 +78,8 @@ def declared(*extras: str) -> set[str]:
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "alexnet_lib").glob("*.py")), ids=lambda path: path.stem)
 def test_every_package_that_the_library_imports_is_declared(path: Path) -> None:
-    assert imported(path) - declared("notebooks", "imagenet", "cluster") == set()
+    brought = {"triton"}  # by torch on Linux; elsewhere `layers` does without
+    assert imported(path) - declared("notebooks", "imagenet", "cluster") - brought == set()
 
 
 @pytest.mark.parametrize("module", ["prepare", "store", "images", "data"])
