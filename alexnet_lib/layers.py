@@ -185,7 +185,7 @@ class LocallyConnected(nn.Module):
         return maps.permute(1, 2, 0).reshape(*maps.shape[1:], self.out_size, self.out_size)
 
 
-class Conv(nn.Conv2d):
+class Conv2d(nn.Conv2d):
     """A convolution; in bf16 on a GPU in the forms that its tensor cores are fast at, equal but for rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -263,7 +263,7 @@ def conv(
 
     ``groups=2``: each tower sees its own half of the maps. ``std``, ``bias``, ``decay``: see `LayerSetting`.
     """
-    layer = Conv(in_maps, maps, kernel, stride, padding, groups=groups)
+    layer = Conv2d(in_maps, maps, kernel, stride, padding, groups=groups)
     return _given(layer, LayerSetting(std, bias, decay))
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_lib import layers
-from alexnet_lib.layers import Conv, CrossMapNorm, LocallyConnected, SameMapNorm, Window
+from alexnet_lib.layers import Conv2d, CrossMapNorm, LocallyConnected, SameMapNorm, Window
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -248,7 +248,7 @@ CONVOLUTIONS = [  # of AlexNet's editions, and one whose last pixels are in no w
 def test_a_convolution_rearranged_for_tensor_cores_is_the_same_in_value_and_gradients(
     settings: dict[str, int], side: int
 ) -> None:
-    layer = Conv(**settings).double().to(memory_format=torch.channels_last)
+    layer = Conv2d(**settings).double().to(memory_format=torch.channels_last)
     x = noise(2, 3 if "stride" in settings else 8, side, side).to(memory_format=torch.channels_last)
     found = []
     for forward in (layer.forward, layer.rearranged):
@@ -262,7 +262,7 @@ def test_a_convolution_rearranged_for_tensor_cores_is_the_same_in_value_and_grad
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("settings", "side"), CONVOLUTIONS)
 def test_on_a_gpu_a_convolution_in_bf16_is_close_to_the_cpus(settings: dict[str, int], side: int) -> None:
-    layer = Conv(**settings).to(memory_format=torch.channels_last)
+    layer = Conv2d(**settings).to(memory_format=torch.channels_last)
     x = noise(2, 3 if "stride" in settings else 8, side, side).float().to(memory_format=torch.channels_last)
     here = value_and_gradient(layer, x)
     with torch.autocast("cuda", dtype=torch.bfloat16):
