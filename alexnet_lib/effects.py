@@ -39,6 +39,21 @@ def speed_up(results: Results, setting: str, key: str = "train_error") -> Estima
     )
 
 
+def change_of_speed_up(results: Results, setting: str, other: str) -> Estimate | None:
+    """Return by what factor the speed-up in a setting is that in another, paired by seed; None without a pair."""
+    found: list[dict[int, float]] = []
+    capped: set[int] = set()
+    for name in (setting, other):
+        if f"relu-{name}" not in results:  # a setting that this scale doesn't have
+            return None
+        sides = [results[f"{activation}-{name}"] for activation in ("relu", "tanh")]
+        relu, tanh = (side.epochs_to_target() for side in sides)
+        found.append({seed: tanh[seed] / relu[seed] for seed in tanh.keys() & relu.keys()})
+        capped.update(*(side.capped() for side in sides))
+    factor = paired_ratio(*found)
+    return replace(factor, note="runs stopped at their cap") if factor and capped else factor
+
+
 def settings(results: Results) -> list[str]:
     """Return the settings of Figure 1's experiment in the order of its arms."""
     return [name.removeprefix("relu-") for name in results if name.startswith("relu-")]

@@ -12,7 +12,7 @@ from studies import TINY, add_experiment, ended, figure1, history, keep, record,
 from torch import Tensor
 
 from alexnet_lib import effects, evidence
-from alexnet_lib.effects import METRICS, Results, by_seed, difference, level, slow_down, speed_up
+from alexnet_lib.effects import METRICS, Results, by_seed, change_of_speed_up, difference, level, slow_down, speed_up
 from alexnet_lib.evidence import ArmResult
 from alexnet_lib.experiments import Arm
 from alexnet_lib.recipes import StudyError
@@ -52,6 +52,37 @@ def test_a_relu_run_at_its_cap_is_named(tmp_path: Path) -> None:
     found = speed_up(study(tmp_path, {"relu-2012": [4.0, 200.0], "tanh-2012": [24.0, 20.0]}), "2012")
     assert found
     assert (found.values, found.note) == (pytest.approx((6.0, 0.25)), "ReLU runs stopped at their cap")
+
+
+def test_a_change_of_the_speed_up_is_the_ratio_of_two_seed_by_seed(tmp_path: Path) -> None:
+    epochs = {
+        "relu-2012": [4.0, 5.0],
+        "tanh-2012": [24.0, 20.0],
+        "relu-modern": [4.0, 5.0],
+        "tanh-modern": [6.0, 10.0],
+    }
+    found = change_of_speed_up(study(tmp_path, epochs), "2012", "modern")
+    assert found is not None
+    assert found.values == pytest.approx((4.0, 2.0), rel=1e-6)
+    assert found.note == ""
+
+
+def test_a_change_of_the_speed_up_says_that_runs_stopped_at_their_cap(tmp_path: Path) -> None:
+    epochs = {
+        "relu-2012": [4.0, 5.0],
+        "tanh-2012": [24.0, 200.0],
+        "relu-modern": [4.0, 5.0],
+        "tanh-modern": [6.0, 10.0],
+    }
+    found = change_of_speed_up(study(tmp_path, epochs), "2012", "modern")
+    assert found is not None
+    assert found.note == "runs stopped at their cap"
+
+
+def test_a_setting_that_a_scale_lacks_changes_no_speed_up(tmp_path: Path) -> None:
+    results = study(tmp_path, {"relu-2012": [4.0], "tanh-2012": [24.0]})
+    results = {name: result for name, result in results.items() if name.endswith("-2012")}
+    assert change_of_speed_up(results, "2012", "unit-file") is None
 
 
 def test_without_a_pair_there_is_no_speed_up(tmp_path: Path) -> None:
