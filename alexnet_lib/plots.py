@@ -199,7 +199,7 @@ def scaling(panels: Mapping[str, Mapping[float, Estimate | None]]) -> Figure:
             list(found), [level.mean for level in found.values()], "_-", color="black", linewidth=1.0, markersize=12
         )
         panel.set_xscale("log")
-        panel.set_xticks(sorted(levels), [f"{size:,g}" for size in sorted(levels)])
+        panel.set_xticks(sorted(levels), [f"{size:,.4g}" for size in sorted(levels)])
         panel.minorticks_off()
         panel.set_xlabel(label)
         if not found:
