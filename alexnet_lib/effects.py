@@ -40,7 +40,7 @@ def speed_up(results: Results, setting: str, key: str = "train_error") -> Estima
 
 
 def change_of_speed_up(results: Results, setting: str, other: str) -> Estimate | None:
-    """Return by what factor the speed-up in a setting is that in another, paired by seed; None without a pair."""
+    """Return by what factor the speed-up in one setting exceeds another's, paired by seed; None without a pair."""
     found: list[dict[int, float]] = []
     capped: set[int] = set()
     for name in (setting, other):
@@ -51,7 +51,8 @@ def change_of_speed_up(results: Results, setting: str, other: str) -> Estimate |
         found.append({seed: tanh[seed] / relu[seed] for seed in tanh.keys() & relu.keys()})
         capped.update(*(side.capped() for side in sides))
     factor = paired_ratio(*found)
-    return replace(factor, note="runs stopped at their cap") if factor and capped else factor
+    there = capped & found[0].keys() & found[1].keys()
+    return replace(factor, note="runs stopped at their cap") if factor and there else factor
 
 
 def settings(results: Results) -> list[str]:

@@ -28,7 +28,8 @@ class GpuNorm(torch.autograd.Function):
         out = torch.empty_like(x)
         ctx.save_for_backward(x)
         ctx.setting = (x.numel(), alpha, k, x.shape[1] // towers, size // 2, BLOCK)
-        _values[_grid(x)](x, out, *ctx.setting)
+        with torch.cuda.device_of(x):  # Triton takes the current device, whatever the tensors' own
+            _values[_grid(x)](x, out, *ctx.setting, enable_fp_fusion=True)
         return out
 
     @staticmethod
@@ -38,7 +39,8 @@ class GpuNorm(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         out = torch.empty_like(x)
-        _gradients[_grid(x)](x, gradient, out, *ctx.setting)
+        with torch.cuda.device_of(x):
+            _gradients[_grid(x)](x, gradient, out, *ctx.setting, enable_fp_fusion=True)
         return out, None, None, None, None, None
 
 

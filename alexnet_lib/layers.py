@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,19 +41,30 @@ class CrossMapNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x``."""
-        out: Tensor = _norm_for(x, self.beta).apply(x, self.towers, self.size, self.alpha, self.beta, self.k)
+        # On a GPU kernels of its own, for the power that all nets have.
+        special = x.is_cuda and x.dtype != torch.float64 and self.beta == 0.75
+        norm = _gpu_norm() if special else _CrossMapNorm
+        out: Tensor = norm.apply(x, self.towers, self.size, self.alpha, self.beta, self.k)
         return out
 
 
-def _norm_for(x: Tensor, beta: float) -> type[torch.autograd.Function]:
-    """Return what normalises ``x``: on a GPU kernels of its own, for the power that all nets have.
+@functools.cache
+def _gpu_norm() -> type[torch.autograd.Function]:
+    """Return the norm in kernels of its own, or the other one, with a warning, where they can't be compiled.
 
-    They need Triton, which torch brings on Linux alone.
+    They take Triton, which torch brings on Linux, and Triton takes a C compiler and Python's headers.
     """
-    if not x.is_cuda or x.dtype == torch.float64 or beta != 0.75 or not importlib.util.find_spec("triton"):
-        return _CrossMapNorm
-    from alexnet_lib.gpu_norm import GpuNorm
+    try:
+        from alexnet_lib.gpu_norm import GpuNorm
 
+        GpuNorm.apply(torch.ones(1, 8, 1, 1, device="cuda"), 1, 5, 1.0, 0.75, 1.0)
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        warnings.warn(
+            f"response normalisation takes much of a training's time here, since its GPU kernels can't be compiled "
+            f"({error}): install a C compiler and Python's headers (Debian, Ubuntu: gcc, python3-dev)",
+            stacklevel=2,
+        )
+        return _CrossMapNorm
     return GpuNorm
 
 
@@ -193,15 +206,15 @@ class Conv2d(nn.Conv2d):
         return self.rearranged(x) if x.is_cuda and torch.is_autocast_enabled("cuda") else super().forward(x)
 
     def rearranged(self, x: Tensor) -> Tensor:
-        """Do the towers one after the other, and strides as steps of one over blocks of pixels.
+        """Do the towers one after the other, and the strides over an image as steps of one over blocks of pixels.
 
         A weight gradient of two groups at once takes up to five times as long as two. The tensor cores take input
         maps by the eight; with three colours most of each step is empty, with 48 in blocks of 4 x 4 nothing.
         """
         assert self.bias is not None
-        if self.stride[0] > 1:
+        if self.stride[0] > 1 and self.groups == 1 and x.shape[2] == x.shape[3]:
             return F.conv2d(*self._in_blocks(x), self.bias)
-        if self.groups == 1:
+        if self.stride[0] > 1 or self.groups == 1:
             return super().forward(x)
         seen, weights, biases = x.chunk(self.groups, 1), self.weight.chunk(self.groups), self.bias.chunk(self.groups)
         maps = [
@@ -227,7 +240,7 @@ def _blocks(x: Tensor, side: int) -> Tensor:
     """Put the pixels of each block into maps: (n, maps, H, W) to (n, side * side * maps, H / side, W / side)."""
     count, maps, height, width = x.shape
     blocks = x.permute(0, 2, 3, 1).reshape(count, height // side, side, width // side, side, maps).transpose(2, 3)
-    return blocks.reshape(count, height // side, width // side, -1).permute(0, 3, 1, 2)
+    return blocks.reshape(count, height // side, width // side, side * side * maps).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

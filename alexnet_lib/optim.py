@@ -33,7 +33,7 @@ class PaperSGD(torch.optim.Optimizer):
                     self.state[w]["velocity"] = torch.zeros_like(w)
             velocities = [self.state[w]["velocity"] for w in weights]
             gradients = [w.grad for w in weights if w.grad is not None]
-            if weights[0].is_cuda:
+            if weights[0].is_cuda and group["momentum"]:  # without one torch's kernel wants no velocities
                 self._fused(weights, gradients, velocities, group)
                 continue
             torch._foreach_mul_(velocities, group["momentum"])
@@ -49,7 +49,7 @@ class PaperSGD(torch.optim.Optimizer):
         """Do the update in one pass over memory, by the kernel of ``torch.optim.SGD(fused=True)``.
 
         Its ``v <- momentum * v + (1 - dampening) * (decay * w + gradient)``, ``w <- w - lr * v`` is the paper's
-        with the rate in the dampening, an ``lr`` of 1 and velocities of the other sign.
+        with the rate in the dampening and an ``lr`` of -1.
         """
         torch._fused_sgd_(
             weights,
@@ -57,8 +57,8 @@ class PaperSGD(torch.optim.Optimizer):
             velocities,
             weight_decay=group["decay"],
             momentum=group["momentum"],
-            lr=1.0,
-            dampening=1.0 - group["rate"],
+            lr=-1.0,
+            dampening=1.0 + group["rate"],
             nesterov=False,
             maximize=False,
             is_first_step=False,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 from IPython.display import HTML, Markdown
 
-from alexnet_lib import images, models
+from alexnet_lib import images, models, records
 from alexnet_lib.claims import Claim
 from alexnet_lib.effects import Results, level
 from alexnet_lib.estimates import DASH, Estimate, show, show_bootstrap, show_interval, show_missed
@@ -134,7 +134,7 @@ def verdict(claim: Claim, found: Estimate | None, judged: str) -> Markdown:
 
 
 def runs(results: Results) -> HTML:
-    """Return every run behind a chapter, by the first digits of its id and commit."""
+    """Return every run behind a chapter, by the first digits of its id and commit, and where it was trained."""
     return table(
         [
             {
@@ -144,6 +144,7 @@ def runs(results: Results) -> HTML:
                 "epochs": len(run["history"]),
                 "outcome": run["outcome"],
                 "test error": f"{100 * run['scores']['test_error']:.2f} %" if run["scores"] else DASH,
+                "on": "GPU" if records.on_gpu(run) else "CPU",
                 "run": run["id"][:8],
                 "commit": (run["provenance"]["commit"] or "unknown")[:8],
             }

@@ -37,7 +37,8 @@ ALLOCATOR = {
 """Settings of glibc's allocator: keep freed memory, and take it in huge pages. It otherwise returns every activation
 to the system and faults it in again at the next step, a quarter of the time of a step here."""
 GPU_PLACES = 4
-"""Runs side by side on a GPU: one alone leaves it idle while the CPU prepares, and small nets fill little of it."""
+"""Runs side by side on a GPU: one alone leaves it idle while the CPU prepares. Small nets fill little of it, but only
+with NVIDIA's multi-process service do their kernels run at the same time (the book's "Many runs")."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _hours(recipe: Recipe, known: Mapping[tuple[str, str], float]) -> float | No
 
 
 def hours(tasks: Sequence[Task], recorded: Sequence[Record], device: str) -> tuple[float, int]:
-    """Estimate what tasks cost on ``cpu``, a core, or ``cuda``, from the seconds of epochs recorded there.
+    """Estimate the hours that tasks take on one core (``cpu``) or GPU (``cuda``), from epochs recorded on such.
 
     A run counts with all its epochs, though a target or an abandoned search may end it sooner. Also returned: the
     tasks left out, on data without any such record.

@@ -37,7 +37,7 @@ SHARING = 32
 AHEAD = 2**26
 """Input values that a GPU makes at a time: 300 batches of 24-pixel crops, 3 of 224-pixel ones."""
 WARM_UPDATES = 3
-"""Updates of an epoch before the rest is replayed: the first of all choose algorithms and allocate velocities."""
+"""Updates before one is recorded, to be replayed: the first of all choose algorithms and allocate velocities."""
 
 
 def measured_again(images: int) -> int:
@@ -125,7 +125,7 @@ class Trainer:
                 "training images"
             )
         if device.type == "cuda":
-            torch.cuda.init()  # type: ignore[no-untyped-call]  # expected of who names a GPU by its number
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # else the next line refuses ``cuda:0``
             torch.cuda.reset_peak_memory_stats(device)
             torch.backends.cuda.matmul.allow_tf32 = recipe.precision == "tf32"
             torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
@@ -230,8 +230,8 @@ class Trainer:
                 inputs = inputs + shifts[rows, :, None, None]
                 if self.recipe.colour == "coded":
                     inputs = inputs / 1.1
-            if self.recipe.precision == "bf16" and device.type == "cuda":  # half the bytes, and conv1 takes no others
-                inputs = inputs.bfloat16()
+            if self.recipe.precision == "bf16" and device.type == "cuda" and isinstance(self.model, nn.Sequential):
+                inputs = inputs.bfloat16()  # what autocast makes of them in conv1, in half the bytes from here on
             sizes = [len(each) for each in group]
             batches = (torch.split(values, sizes) for values in (inputs, train.labels[rows]))
             yield from zip(*batches, strict=True)
@@ -356,9 +356,23 @@ class Trainer:
 
     def _error(self, images: Tensor | Jpegs, labels: Tensor) -> float | None:
         """Return the single-view error rate of the network as it is, None where its outputs are not finite."""
-        mine = view_probabilities(self.model, parallel.part(images), self.inputs, precision=self.recipe.precision)
+        mine = self._probabilities(parallel.part(images), "centre")
         seen = parallel.whole(mine[0], len(images))
         return error_rate(seen, labels) if bool(seen.isfinite().all()) else None
+
+    def _probabilities(self, images: Tensor | Jpegs, which: str) -> Tensor:
+        """Return `view_probabilities`; where memory lacks for them, without the recorded update, which holds some."""
+        see = functools.partial(
+            view_probabilities, self.model, images, self.inputs, which=which, precision=self.recipe.precision
+        )
+        try:
+            return see()
+        except RuntimeError as error:
+            if self.replayed is None or not out_of_memory(error):
+                raise
+        self.replayed = None
+        torch.cuda.empty_cache()
+        return see()
 
     @property
     def _writer(self) -> str:
@@ -395,8 +409,7 @@ class Trainer:
         """
         last, labels = self.history[-1], self.data.test.labels
         which = "corners" if self.recipe.crop else "centre"
-        images = parallel.part(self.data.test.images)
-        seen = view_probabilities(self.model, images, self.inputs, which=which, precision=self.recipe.precision)
+        seen = self._probabilities(parallel.part(self.data.test.images), which)
         found = {"": seen[4] if self.recipe.crop else seen[0]}
         if self.recipe.crop:  # four corners and the centre, then their reflections
             found |= {"_5views": seen[:5].mean(0), "_10views": seen.mean(0)}
@@ -452,6 +465,7 @@ class Trainer:
             )
         if state["digest"] != self.data.digest:
             raise StudyError(f"checkpoint {path}: written on other data than {self.data.name}: move it away")
+        self.replayed = None  # its velocities are others
         self.model.load_state_dict(state["model"])
         # Rates are set anew in every epoch, so only the velocities are the run's.
         groups = self.optimiser.state_dict()["param_groups"]

@@ -144,22 +144,28 @@ for x, gradient, setting in torch.load(path):
     done.append((out.detach(), x.grad))
 torch.save(done, path)
 """
+SHAPES = ((2, 8, 3, 3), (2, 96, 3, 3))
+"""A window wider than a tower; values for three groups of threads and a part of a fourth."""
 NORMS = [
-    (maps, (size, 0.3, beta, 2.0), towers)
-    for maps in (8, 96)  # the first: a window wider than a tower; the second: more values than a group of threads has
-    for size, beta in ((5, 0.75), (9, 0.75), (3, 0.75))
-    for towers in (1, 2)
+    *((shape, size, towers, torch.float32) for shape in SHAPES for size in (3, 5, 9) for towers in (1, 2)),
+    (SHAPES[1], 5, 2, torch.bfloat16),
+    ((3, 8, 1, 1), 5, 2, torch.float32),
+    ((0, 8, 3, 3), 5, 2, torch.float32),
 ]
 
 
 @pytest.fixture(scope="module")
 def on_a_gpu(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Tensor, Tensor]]:
     """Values and gradients of ``NORMS`` by the GPU's kernels, which Triton's interpreter runs on the CPU."""
+    pytest.importorskip("triton")
     path = tmp_path_factory.mktemp("norms") / "norms.pt"
     cases = []
-    for maps, (size, *rest), towers in NORMS:
-        x = norm_input(maps).float()
-        cases.append((x, noise(*x.shape, seed=1).float(), (towers, size, *rest)))
+    for number, (shape, size, towers, dtype) in enumerate(NORMS):
+        x = norm_input(shape, dtype)
+        layout = torch.channels_last if number % 2 else torch.contiguous_format
+        cases.append(
+            (x.to(memory_format=layout), noise(*shape, seed=1).to(dtype), (towers, size, 0.3, 0.75, 2.0)),
+        )
     torch.save(cases, path)
     interpreted = os.environ | {"TRITON_INTERPRET": "1"}
     subprocess.run([sys.executable, "-c", GPU_NORM, str(path)], check=True, env=interpreted, timeout=300)
@@ -167,17 +173,25 @@ def on_a_gpu(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Tensor, Ten
     return done
 
 
-def norm_input(maps: int) -> Tensor:
-    return 3 * noise(2, maps, 2, 4)
+def norm_input(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return (3 * noise(*shape)).to(dtype)
 
 
 @pytest.mark.parametrize("case", range(len(NORMS)), ids=[str(norm) for norm in NORMS])
 def test_a_gpu_s_norm_equals_the_papers_formula_in_value_and_gradient(
     on_a_gpu: list[tuple[Tensor, Tensor]], case: int
 ) -> None:
-    maps, setting, towers = NORMS[case]
-    loop = value_and_gradient(lambda a: cross_map_loop(a, *setting, towers), norm_input(maps))
-    torch.testing.assert_close(on_a_gpu[case], tuple(t.float() for t in loop), rtol=1e-5, atol=1e-6)
+    shape, size, towers, dtype = NORMS[case]
+    ours = on_a_gpu[case]
+    assert {(each.shape, each.dtype) for each in ours} == {(shape, dtype)}
+    if not shape[0]:
+        return
+    x, gradient = norm_input(shape, dtype).double(), noise(*shape, seed=1).to(dtype).double()
+    x.requires_grad_()
+    loop = cross_map_loop(x, size, 0.3, 0.75, 2.0, towers)
+    (wanted,) = torch.autograd.grad(loop, x, gradient)
+    close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 2**-8, "atol": 2**-8}
+    torch.testing.assert_close([each.double() for each in ours], [loop.detach(), wanted], **close)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -244,19 +258,27 @@ CONVOLUTIONS = [  # of AlexNet's editions, and one whose last pixels are in no w
 ]
 
 
+@pytest.mark.parametrize("images", [2, 0])  # a process may have no part of the last batch
 @pytest.mark.parametrize(("settings", "side"), CONVOLUTIONS)
 def test_a_convolution_rearranged_for_tensor_cores_is_the_same_in_value_and_gradients(
-    settings: dict[str, int], side: int
+    settings: dict[str, int], side: int, images: int
 ) -> None:
     layer = Conv2d(**settings).double().to(memory_format=torch.channels_last)
-    x = noise(2, 3 if "stride" in settings else 8, side, side).to(memory_format=torch.channels_last)
+    x = noise(images, 3 if "stride" in settings else 8, side, side).to(memory_format=torch.channels_last)
     found = []
     for forward in (layer.forward, layer.rearranged):
         out, gradient = value_and_gradient(forward, x)
-        assert out.is_contiguous(memory_format=torch.channels_last)
+        assert not images or out.is_contiguous(memory_format=torch.channels_last)
         weights = torch.autograd.grad(forward(x).square().sum(), [*layer.parameters()])
         found.append((out, gradient, *weights))
     torch.testing.assert_close(found[1], found[0], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 9, 9), (1, 3, 9, 11)])
+def test_a_convolution_that_is_not_rearranged_is_left_as_it_is(shape: tuple[int, ...]) -> None:
+    """Strides in two groups, and over an image that is not square: no network has them."""
+    layer = Conv2d(shape[1], 4, 3, stride=2, groups=2 if shape[1] == 4 else 1).double()
+    assert torch.equal(layer.rearranged(noise(*shape)), layer(noise(*shape)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -269,6 +291,17 @@ def test_on_a_gpu_a_convolution_in_bf16_is_close_to_the_cpus(settings: dict[str,
         there = value_and_gradient(layer.cuda(), x.cuda())
     assert there[0].dtype == torch.bfloat16
     torch.testing.assert_close([t.cpu().float() for t in there], list(here), rtol=0.02, atol=0.02)
+
+
+def test_where_the_gpu_s_kernels_can_t_be_compiled_the_other_norm_takes_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "alexnet_lib.gpu_norm", raising=False)
+    layers._gpu_norm.cache_clear()
+    with pytest.warns(UserWarning, match="install a C compiler and Python's headers"):
+        assert layers._gpu_norm() is layers._CrossMapNorm
+    layers._gpu_norm.cache_clear()
 
 
 @pytest.mark.parametrize(("kernel", "padding", "side"), [(3, 1, 4), (3, 0, 5), (1, 0, 3)])

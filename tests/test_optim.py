@@ -108,7 +108,7 @@ def test_a_gpu_s_update_in_one_pass_is_the_papers_through_cuts_and_a_rate_of_zer
         update.step()
         with torch.no_grad():
             PaperSGD._fused([w_], [gradient], velocities, update.param_groups[0])
-        torch.testing.assert_close(w, w_, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close((w, update.state[w]["velocity"]), (w_, velocities[0]), rtol=1e-12, atol=1e-12)
 
 
 @pytest.fixture

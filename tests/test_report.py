@@ -237,7 +237,7 @@ def test_the_verdict_without_runs_is_its_words_alone() -> None:
 def test_every_run_behind_a_chapter_is_listed_with_its_id_and_commit(tmp_path: Path) -> None:
     base = ended("dropout", "base", [20.04, 21.0], errors=[0.5, 0.4, 0.3])
     (failed,) = ended("dropout", "no-dropout", [20.0], outcome="diverged: loss not finite")
-    failed |= {"scores": {}, "provenance": {"commit": None, "dirty": None}}
+    failed |= {"scores": {}, "provenance": {"commit": None, "dirty": None, "device": "NVIDIA H100"}}
     found = rows(report.runs(results_of(tmp_path, "dropout", *base[::-1], failed)))
     assert [row["run"] for row in found] == [run["id"][:8] for run in (*base, failed)]
     assert found[0] == {
@@ -247,11 +247,13 @@ def test_every_run_behind_a_chapter_is_listed_with_its_id_and_commit(tmp_path: P
         "epochs": "3",
         "outcome": "completed",
         "test error": "20.04 %",
+        "on": "CPU",
         "run": base[0]["id"][:8],
         "commit": "00000000",
     }
-    assert {key: found[2][key] for key in ("arm", "outcome", "test error", "commit")} == {
+    assert {key: found[2][key] for key in ("arm", "outcome", "test error", "on", "commit")} == {
         "arm": "no-dropout",
+        "on": "GPU",
         "outcome": "diverged: loss not finite",
         "test error": "–",
         "commit": "unknown",
