@@ -1124,6 +1124,21 @@ def test_a_run_that_is_out_of_memory_beside_its_batches_says_that_they_fit(
         train(recipe, small)
 
 
+def test_an_evaluation_without_memory_is_done_again_without_the_recorded_update(
+    recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, plain = Trainer(recipe, small, CPU), training.view_probabilities
+    trainer.replayed = [0.1], None  # type: ignore[assignment]  # no graph is recorded on a CPU
+
+    def evaluation(*arguments: Any, **options: Any) -> Tensor:
+        if trainer.replayed is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(training, "view_probabilities", evaluation)
+    assert trainer._probabilities(small.test.images, "centre").shape == (1, 32, 10)
+
+
 def test_a_run_whose_final_evaluation_is_out_of_memory_says_so(
     recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
