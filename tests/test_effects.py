@@ -54,29 +54,21 @@ def test_a_relu_run_at_its_cap_is_named(tmp_path: Path) -> None:
     assert (found.values, found.note) == (pytest.approx((6.0, 0.25)), "ReLU runs stopped at their cap")
 
 
-def test_a_change_of_the_speed_up_is_the_ratio_of_two_seed_by_seed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("second", "values", "note"), [(20.0, (4.0, 2.0), ""), (200.0, (4.0, 8.0), "runs stopped at their cap")]
+)
+def test_a_change_of_the_speed_up_is_the_ratio_of_two_seed_by_seed_and_names_a_cap(
+    tmp_path: Path, second: float, values: tuple[float, float], note: str
+) -> None:
     epochs = {
         "relu-2012": [4.0, 5.0],
-        "tanh-2012": [24.0, 20.0],
+        "tanh-2012": [24.0, second],
         "relu-modern": [4.0, 5.0],
         "tanh-modern": [6.0, 10.0],
     }
     found = change_of_speed_up(study(tmp_path, epochs), "2012", "modern")
     assert found is not None
-    assert found.values == pytest.approx((4.0, 2.0), rel=1e-6)
-    assert found.note == ""
-
-
-def test_a_change_of_the_speed_up_says_that_runs_stopped_at_their_cap(tmp_path: Path) -> None:
-    epochs = {
-        "relu-2012": [4.0, 5.0],
-        "tanh-2012": [24.0, 200.0],
-        "relu-modern": [4.0, 5.0],
-        "tanh-modern": [6.0, 10.0],
-    }
-    found = change_of_speed_up(study(tmp_path, epochs), "2012", "modern")
-    assert found is not None
-    assert found.note == "runs stopped at their cap"
+    assert (found.values, found.note) == (pytest.approx(values, rel=1e-6), note)
 
 
 def test_a_setting_that_a_scale_lacks_changes_no_speed_up(tmp_path: Path) -> None:
