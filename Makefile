@@ -14,7 +14,7 @@ export OMP_NUM_THREADS
 .NOTPARALLEL:
 .PHONY: help setup book test lint smoke clean distclean lock
 
-# Times are of 2 cores without other work, rounded up.
+# Times are of 2 cores with AVX-512 and without other work, rounded up; with AVX2 only they are over half as much again.
 help:
 	@echo "target                 cost             what it does"
 	@echo "make book              3 min            build the book from the published records, print its front page"
