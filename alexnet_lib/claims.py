@@ -127,17 +127,22 @@ def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate
         return None, NOT_TESTED
     setting, least = min(ended.items(), key=lambda item: item[1].mean)
     threshold = claim["threshold"]
+    below = [name for name, ratio in ended.items() if ratio.high < threshold]
     least = replace(
         least,
         note=f"smallest of {len(ended)} of {len(found)} settings: {setting}",
-        p=_weakest(ended.values()),
-        why=f"its interval lies below {threshold}, the reading of 'several' here" if least.high < threshold else "",
+        p=None,  # "no effect" is a ratio of 1, and the claim is of more
+        why=f"{len(below)} of {len(ended)} intervals lie below {threshold}, the reading of 'several' here"
+        if below
+        else "",
     )
     waiting = [name for name, ratio in found.items() if _open(results, name, ratio, 3)]
     if waiting:
         arms = [results[f"{activation}-{name}"] for name in waiting for activation in ("relu", "tanh")]
         open_ = _unjudged(f"{len(waiting)} of {len(found)} settings", arms)
-        return replace(least, why="; ".join(filter(None, (open_, least.why)))), "inconclusive"
+        if capped := [name for name in waiting if results[f"relu-{name}"].capped()]:
+            open_ += f" (in {', '.join(capped)} ReLU runs stopped at their cap: it never can)"
+        return replace(least, why="; ".join(filter(None, (least.why, open_)))), "inconclusive"
     if all(e.low > threshold for e in ended.values()):
         return replace(least, why=f"above {threshold} in all settings"), "reproduced"
     if all(e.low > 1 for e in ended.values()):
@@ -147,7 +152,7 @@ def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     return least, "contradicted" if any(e.high < 1 for e in ended.values()) else "inconclusive"
 
 
-def _weakest(parts: Iterable[Estimate]) -> float | None:
+def _together(parts: Iterable[Estimate]) -> float | None:
     """Return the p-value of a claim that all ``parts`` must show: the largest, None where one has none."""
     values = [part.p for part in parts]
     return None if None in values else max(value for value in values if value is not None)
@@ -227,7 +232,7 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
         return None, NOT_TESTED
     layer, least = max(ended.items(), key=lambda item: item[1].mean)
     note = f"least in the paper's favour of {len(ended)} of 3: {layer}"
-    least = replace(least, note=note, p=_weakest(ended.values()))
+    least = replace(least, note=note, p=_together(ended.values()))
     waiting = [layer for layer in layers if layer not in ended or ended[layer].n < results[layer].arm.seeds]
     if waiting:
         arms = [results[name] for name in ("base", *waiting)]
@@ -235,6 +240,8 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
     verdicts = {name: verdict(claim, points, scale) for name, points in ended.items()}
     judged = next(each for each in ("contradicted", "inconclusive", *VERDICTS[1::-1]) if each in verdicts.values())
     decided = layer if verdicts[layer] == judged else next(name for name in layers if verdicts[name] == judged)
+    if judged == "contradicted" and least.p is not None:  # by any one of them: Bonferroni's correction
+        least = replace(least, p=min(1.0, len(layers) * min(points.p or 0.0 for points in ended.values())))
     by = "" if decided == layer else f"decided by {decided}, {show(ended[decided])}"
     return replace(least, why="; ".join(filter(None, (by, _why(claim, ended[decided], judged, scale))))), judged
 
@@ -320,7 +327,10 @@ def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
     if judged == "inconclusive":
         if claim["unit"] == "per cent":
             return "the interval reaches beyond the band"
-        return f"the interval includes {1 if claim['unit'] == 'ratio' else 'zero'}"
+        null = 1 if claim["unit"] == "ratio" else "zero"
+        return f"the interval includes {null}" + (
+            " and excludes the paper's number" if _excluded(claim, found) else ""
+        )
     if judged == "contradicted":
         return "" if number_tested else "in direction: the paper's own data are not tested at this scale"
     if claim["paper"] is None:
@@ -329,7 +339,14 @@ def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
         return "the paper's number is not tested at this scale"
     if judged == "direction reproduced":
         return "a lower bound" if found.at_least else f"the mean lies outside {_band(claim)}"
-    return "the interval holds the paper's number" if _holds(claim, found) else f"the mean lies in {_band(claim)}"
+    if _holds(claim, found):
+        return "the interval holds the paper's number"
+    return f"the mean lies in {_band(claim)}" + (", which the interval excludes" if _excluded(claim, found) else "")
+
+
+def _excluded(claim: Claim, found: Estimate) -> bool:
+    """Return whether the paper has a number and the interval does not hold it."""
+    return claim["paper"] is not None and not found.at_least and not found.low <= claim["paper"] <= found.high
 
 
 def _band(claim: Claim) -> str:

@@ -131,18 +131,20 @@ def difference(results: Results, with_: str, without: str, metric: str = "test_e
 # --- Dropout, ensembles, towers --------------------------------------------------------------------------------
 
 
-def slow_down(results: Results) -> Estimate | None:
-    """Return how many times the epochs dropout takes to a training error of ``LEVEL``, after the epoch (P §4.2)."""
-    epochs = {
-        name: {
-            seed: crossing(run["history"], LEVEL, "train_error_after")
-            for seed, run in results[name].runs.items()
-            if run["outcome"] == "completed"
-        }
-        for name in ("base", "no-dropout")
+def epochs_to(arm: ArmResult, level: float, key: str = "train_error") -> dict[int, float]:
+    """Return by seed how many epochs ``key`` took to an error rate of ``level``, where a run got there."""
+    reached = {seed: crossing(run["history"], level, key) for seed, run in arm.runs.items()}
+    return {
+        seed: epochs
+        for seed, epochs in reached.items()
+        if epochs is not None and arm.runs[seed]["outcome"] == "completed"
     }
-    reached = {name: {seed: n for seed, n in found.items() if n is not None} for name, found in epochs.items()}
-    return paired_ratio(reached["base"], reached["no-dropout"])
+
+
+def slow_down(results: Results, level: float = LEVEL) -> Estimate | None:
+    """Return how many times the epochs dropout takes to a training error of ``level``, after the epoch (P §4.2)."""
+    base, without = (epochs_to(results[name], level, "train_error_after") for name in ("base", "no-dropout"))
+    return paired_ratio(base, without)
 
 
 def subsets(base: ArmResult, most: int = 50) -> dict[int, list[float]]:

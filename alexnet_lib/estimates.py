@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,16 @@ def p_value(values: Sequence[float]) -> float | None:
     if np.ptp(values) == 0:  # the t statistic is then infinite, or 0 / 0
         return 0.0 if values[0] else 1.0
     return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def pooled(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """Return the standard deviation within groups, taken to be the same in all, and its degrees of freedom.
+
+    Groups of one value have no say; without any of more it is (nan, 0).
+    """
+    spread = [(np.var(values, ddof=1), len(values) - 1) for values in groups if len(values) > 1]
+    freedom = sum(free for _, free in spread)
+    return math.sqrt(sum(variance * free for variance, free in spread) / freedom) if freedom else math.nan, freedom
 
 
 def estimate(values: Sequence[float], unit: str) -> Estimate | None:

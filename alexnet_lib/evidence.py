@@ -194,7 +194,7 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
             rate=rate,
             runs={recipe.seed: recorded[recipe.id] for recipe in recipes if recipe.id in recorded},
             grid=sorted(
-                alike(arm.recipe, recorded.values(), but="rate") if arm.rates else [],
+                alike(arm.recipe, recorded.values()) if arm.rates else [],
                 key=lambda record: record["recipe"]["rate"],
             ),
             searching=bool(missing),
@@ -218,10 +218,9 @@ def _check_images(compared: Iterable[Record]) -> None:
             )
 
 
-def alike(recipe: Recipe, recorded: Iterable[Record], but: str) -> list[Record]:
-    """Return the records whose recipe differs from ``recipe`` in nothing but one field, if at all.
+def alike(recipe: Recipe, recorded: Iterable[Record]) -> list[Record]:
+    """Return the records whose recipe differs from ``recipe`` in nothing but the learning rate, if at all.
 
     Older records lack the fields that recipes have got since: they count with their defaults.
     """
-    own = {but: getattr(recipe, but)}
-    return [record for record in recorded if Recipe.parse(record["recipe"] | own) == recipe]
+    return [record for record in recorded if Recipe.parse({**record["recipe"], "rate": recipe.rate}) == recipe]

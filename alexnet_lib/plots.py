@@ -154,6 +154,34 @@ def effects(
     return figure
 
 
+def by_level(
+    lines: Mapping[str, Mapping[float, Estimate | None]], level: float, paper: float | None, label: str
+) -> Figure:
+    """Draw a ratio of epochs against the training error that they are counted to, a line each with its interval.
+
+    ``lines``: label -> {training error as a fraction: ratio}. ``level``: the one that the claim is about, where the
+    paper's number is marked.
+    """
+    figure, panel = plt.subplots(figsize=(6.8, 3.6))
+    for (name, ratios), (colour, line) in zip(lines.items(), itertools.cycle(LINES), strict=False):
+        found = {100 * at: ratio for at, ratio in ratios.items() if ratio is not None and ratio.n > 1}
+        low, mean, high = ([getattr(ratio, end) for ratio in found.values()] for end in ("low", "mean", "high"))
+        panel.plot(list(found), mean, line, color=colour, label=name)
+        panel.fill_between(list(found), low, high, color=colour, alpha=0.15, linewidth=0)
+    panel.axhline(1, color=GREY, linewidth=0.8)
+    panel.axvline(100 * level, color=GREY, linewidth=0.8, linestyle=":")
+    if paper is not None:
+        panel.plot(100 * level, paper, "k*", markersize=11, label="the paper")
+    ticks = (0.7, 1, 1.5, 2, 3, 4, 6, 9)
+    panel.set_yscale("log")
+    panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    panel.minorticks_off()
+    panel.invert_xaxis()  # training goes on to the right
+    panel.set(xlabel="training error counted to, %", ylabel=label)
+    panel.legend(loc="upper left")
+    return figure
+
+
 def curves(results: Mapping[str, ArmResult], names: Mapping[str, str] | None = None) -> Figure:
     """Draw training and test error against epochs, side by side, every seed a line and an arm a colour.
 

@@ -241,7 +241,7 @@ def perform(task: Task, session: Session) -> Ended | None:
     def give_up(history: list[Epoch]) -> str | None:
         if not task.search:
             return None
-        rivals = evidence.alike(task.recipe, recorded(task.scale, session.folder, session.also), but="rate")
+        rivals = evidence.alike(task.recipe, recorded(task.scale, session.folder, session.also))
         return evidence.abandon([vars(epoch) for epoch in history], rivals)
 
     try:

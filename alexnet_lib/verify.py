@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
+from scipy import stats
+from torch import nn
 
-from alexnet_lib import data, records
-from alexnet_lib.evidence import alike, crossing
+from alexnet_lib import data, models, records
+from alexnet_lib.estimates import pooled
+from alexnet_lib.evidence import crossing
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
-from alexnet_lib.train import Epoch, Result, train
+from alexnet_lib.train import Epoch, train
 
-FIRST_EPOCH = 0.03
-"""How far the first epoch's training error may be off where the arithmetic rounds differently."""
-SPREAD = 3.0
-"""How many standard deviations of the arm's seeds the end may be off there."""
+FIRST_EPOCH, OTHER_MASKS = 0.005, 0.03
+"""How far the first epoch's training error may be off where the arithmetic rounds differently, and where other masks
+are drawn for dropout besides: on a CPU and on a GPU, or by other numbers of processes."""
+SURE = 0.99
+"""Share of sound runs whose end is confirmed there."""
 SAME = ("torch", "device", "cpu", "cpu_capability", "threads", "split")
 """Provenance that must agree for the numbers to be the same bit for bit; the first records lack ``split``, their runs
 were not."""
 
 
-def repeat(record: Record, device: str) -> Result:
-    """Train the record's recipe again, for as many epochs as the record has.
+def repeat(record: Record, device: str) -> Record:
+    """Train the record's recipe again, for as many epochs as the record has, and return the record of that.
 
     Raises:
         StudyError: the data set here is another one than the record's.
     """
+    begun = datetime.now(UTC)
     recipe = Recipe.parse(record["recipe"])
     dataset = data.load(recipe.data)
     if dataset.digest != record["data"]["digest"]:
@@ -38,49 +44,53 @@ def repeat(record: Record, device: str) -> Result:
     def end(past: list[Epoch]) -> str | None:
         return outcome if len(past) >= length and not outcome.startswith("diverged") else None
 
-    return train(recipe, dataset, device=device, abandon=end)
+    result = train(recipe, dataset, device=device, abandon=end, origin=records.origin())
+    of = {key: record[key] for key in ("experiment", "arm", "scale")}
+    return records.make(result, dataset, begun=begun, **of)
 
 
-def compare(record: Record, result: Result, seeds: Sequence[Record]) -> tuple[bool, list[str]]:
-    """Return whether ``result`` confirms ``record``, and what was compared, a line each.
+def compare(record: Record, again: Record, others: Sequence[Record]) -> tuple[bool, list[str]]:
+    """Return whether a repeated run confirms ``record``, and what was compared, a line each.
 
     On the same kind of machine with the same torch every number must be equal. Elsewhere rounding differs and
-    training amplifies it: then the first epoch must agree within ``FIRST_EPOCH``, and the end lie within ``SPREAD``
-    standard deviations of ``seeds``, the records of the same arm and rate.
+    training amplifies it: then the first epoch must agree within ``FIRST_EPOCH`` (``OTHER_MASKS``), and the end as
+    closely as two seeds of one arm do with probability ``SURE``, by the spread that ``others`` have (`like`).
     """
-    here = {**records.provenance(result.device), "split": result.split}
-    there = {"split": "", **record["provenance"]}
+    there, here = ({"split": "", **run["provenance"]} for run in (record, again))
     other = [key for key in SAME if here[key] != there[key]]
-    if result.device.type != "cpu":
+    if records.on_gpu(again):
         other.append("order of the GPU's sums")
-    again = [_numbers(asdict(epoch)) for epoch in result.history]
+    before, after = ([_numbers(epoch) for epoch in run["history"]] for run in (record, again))
     if not other:
-        before = [_numbers(epoch) for epoch in record["history"]]
-        scores = {name: record["scores"].get(name) for name in result.scores}  # nearest images are scored elsewhere
-        same = again == before and result.scores == scores and result.outcome == record["outcome"]
+        scores = {name: record["scores"].get(name) for name in again["scores"]}  # nearest images are scored elsewhere
+        same = (before, scores, record["outcome"]) == (after, again["scores"], again["outcome"])
         lines = ["same kind of machine and same torch: every epoch and score must be equal bit for bit"]
-        for old, new in zip(before, again, strict=False):
+        for old, new in zip(before, after, strict=False):
             if old != new:
                 lines.append(f"first difference: recorded {old}, here {new}")
                 break
         return same, [*lines, "equal" if same else "NOT equal"]
     lines = [f"other {', '.join(other)}: numbers are compared within tolerances, since rounding differs"]
-    if not again or not record["history"]:
-        return result.outcome.split(":")[0] == record["outcome"].split(":")[0], [
+    if not after or not before:
+        return again["outcome"].split(":")[0] == record["outcome"].split(":")[0], [
             *lines,
-            f"diverged before the end of the first epoch: recorded {record['outcome']!r}, here {result.outcome!r}",
+            f"diverged before the end of the first epoch: recorded {record['outcome']!r}, here {again['outcome']!r}",
         ]
-    first = abs(again[0]["train_error"] - record["history"][0]["train_error"])
-    lines.append(
-        f"training error of the first epoch: off by {100 * first:.2f} points, allowed {100 * FIRST_EPOCH:.0f}"
-    )
-    ends = [_end(run["recipe"], run["history"]) for run in seeds]
-    if len(ends) < 3:
-        return first <= FIRST_EPOCH, [*lines, f"the end is not compared: {len(ends)} seeds have no known spread"]
-    off = abs(_end(record["recipe"], again) - float(np.mean(ends)))
-    allowed = SPREAD * float(np.std(ends, ddof=1))
-    lines.append(f"end of the run: {off:.4g} from the mean of {len(ends)} seeds, allowed {allowed:.4g}")
-    return first <= FIRST_EPOCH and off <= allowed, lines
+    first = abs(after[0]["train_error"] - before[0]["train_error"])
+    drops = any(isinstance(layer, nn.Dropout) for layer in models.outline(record["recipe"]["net"]).modules())
+    masks = drops and (records.on_gpu(record) != records.on_gpu(again) or "split" in other)
+    allowed = OTHER_MASKS if masks else FIRST_EPOCH
+    lines.append(f"training error of the first epoch: off by {100 * first:.2f} points, allowed {100 * allowed:g}")
+    good = first <= allowed
+    spread, freedom = pooled(_ends(others))
+    if not freedom:
+        return good, [*lines, "the end is not compared: no arm like it has two seeds, whose spread would tell"]
+    off = abs(_end(record["recipe"], after) - _end(record["recipe"], before))
+    allowed = float(stats.t.ppf((1 + SURE) / 2, freedom)) * spread * math.sqrt(2)
+    share = record["recipe"]["target_error"] is None
+    what = "points of test error" if share else "per cent of the epochs to the target"
+    lines.append(f"end of the run: off by {100 * off:.2f} {what}, allowed {100 * allowed:.2f}")
+    return good and off <= allowed, lines
 
 
 def _numbers(epoch: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,14 +99,25 @@ def _numbers(epoch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _end(recipe: Mapping[str, Any], history: Sequence[dict[str, Any]]) -> float:
-    """Return where a run ended: the epochs to its target, or its last test error where it has none."""
+    """Return where a run ended: its last test error, or the logarithm of the epochs to its target if it has one."""
     if recipe["target_error"] is None:
         return float(history[-1]["test_error"])
     reached = crossing(history, recipe["target_error"])
-    return float(recipe["epochs"]) if reached is None else reached
+    return math.log(recipe["epochs"] if reached is None else reached)
 
 
-def siblings(record: Record, all_records: Sequence[Record]) -> list[Record]:
-    """Return the completed records that differ from ``record`` in nothing but their seed, itself included."""
-    found = alike(Recipe.parse(record["recipe"]), all_records, but="seed")
-    return [run for run in found if run["outcome"] == "completed"]
+def _ends(runs: Sequence[Record]) -> list[list[float]]:
+    """Return where runs ended, those that differ in nothing but their seed together."""
+    arms: dict[Recipe, list[float]] = {}
+    for run in runs:
+        recipe = replace(Recipe.parse(run["recipe"]), seed=0)
+        arms.setdefault(recipe, []).append(_end(run["recipe"], run["history"]))
+    return list(arms.values())
+
+
+def like(record: Record, all_records: Sequence[Record]) -> list[Record]:
+    """Return the other completed records of the same data, epochs and target: their seeds tell how runs vary."""
+    keys = ("data", "epochs", "target_error")
+    mine = [record["recipe"][key] for key in keys]
+    found = [run for run in all_records if [run["recipe"][key] for key in keys] == mine]
+    return [run for run in found if run["outcome"] == "completed" and run["id"] != record["id"]]

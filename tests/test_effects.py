@@ -12,7 +12,17 @@ from studies import TINY, add_experiment, ended, figure1, history, keep, record,
 from torch import Tensor
 
 from alexnet_lib import effects, evidence
-from alexnet_lib.effects import METRICS, Results, by_seed, change_of_speed_up, difference, level, slow_down, speed_up
+from alexnet_lib.effects import (
+    METRICS,
+    Results,
+    by_seed,
+    change_of_speed_up,
+    difference,
+    epochs_to,
+    level,
+    slow_down,
+    speed_up,
+)
 from alexnet_lib.evidence import ArmResult
 from alexnet_lib.experiments import Arm
 from alexnet_lib.recipes import StudyError
@@ -249,6 +259,21 @@ def test_a_seed_with_a_run_that_never_reached_the_level_is_left_out(tmp_path: Pa
     found = slow_down(results_of(tmp_path, "dropout", *runs, trained(late, 1, [0.9, 0.31])))
     assert found
     assert found.values == (1.0,)
+
+
+def test_the_slow_down_to_another_level_is_counted_there(tmp_path: Path) -> None:
+    runs = [trained("base", 0, [0.6, 0.5, 0.4, 0.3]), trained("no-dropout", 0, [0.4, 0.3, 0.2, 0.1])]
+    found = slow_down(results_of(tmp_path, "dropout", *runs), 0.4)
+    assert found
+    assert found.values == (pytest.approx(3.0),)
+
+
+def test_epochs_are_counted_to_any_level_where_a_run_got_there_and_ended_well(tmp_path: Path) -> None:
+    runs = [trained("base", seed, [0.6, 0.4, 0.2][: seed + 1]) for seed in range(3)]
+    base = results_of(tmp_path, "dropout", *runs, trained("no-dropout", 0, [0.1]))["base"]
+    assert epochs_to(base, 0.5, "train_error_after") == pytest.approx({1: 1.5, 2: 1.5})
+    base.runs[2]["outcome"] = "diverged: loss not finite"
+    assert epochs_to(base, 0.5, "train_error_after") == pytest.approx({1: 1.5})
 
 
 def test_without_a_pair_that_reached_the_level_there_is_no_slow_down(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from alexnet_lib.estimates import (
     interval,
     p_value,
     paired_ratio,
+    pooled,
     show,
     show_bootstrap,
     show_detectable,
@@ -287,3 +288,16 @@ def test_the_detectable_ratio_is_printed_as_a_factor() -> None:
 
 def test_a_single_pair_has_no_detectable_effect_to_print() -> None:
     assert (show_detectable(made([2.0])), show_missed(made([2.0]))) == ("", "")
+
+
+# --- spread within groups -----------------------------------------------------------------------------------
+
+
+def test_the_spread_within_groups_is_pooled_by_degrees_of_freedom() -> None:
+    # squares about the means: 2 of three values, 32 of two, none of one
+    assert pooled([[1.0, 2.0, 3.0], [10.0, 18.0], [99.0]]) == (pytest.approx(math.sqrt(34 / 3)), 3)
+
+
+def test_single_values_have_no_spread() -> None:
+    spread, freedom = pooled([[1.0], [2.0], []])
+    assert (math.isnan(spread), freedom) == (True, 0)

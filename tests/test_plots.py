@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -279,6 +280,26 @@ def dropout(tmp_path: Path) -> Results:
         trained("no-dropout", 0, [0.4, 0.1], [0.5, 0.45]),
     ]
     return evidence.results("dropout", "laptop", write(tmp_path, runs))
+
+
+def test_ratios_by_level_run_to_the_right_as_training_does() -> None:
+    ratios = {
+        0.5: estimate([2.0, 2.2], "ratio"),
+        0.25: estimate([6.0, 7.0], "ratio"),
+        0.2: estimate([9.0], "ratio"),
+        0.1: None,
+    }
+    (panel,) = plots.by_level({"2012": ratios, "modern": {}}, 0.25, 6.0, "tanh / ReLU").axes
+    (line,) = drawn(panel, label="2012")
+    assert points(line) == [(50.0, pytest.approx(math.sqrt(4.4))), (25.0, pytest.approx(math.sqrt(42.0)))]
+    assert panel.xaxis_inverted()
+    (star,) = drawn(panel, label="the paper")
+    assert points(star) == [(25.0, 6.0)]
+
+
+def test_without_a_number_of_the_paper_levels_have_no_star() -> None:
+    (panel,) = plots.by_level({"2012": {}}, 0.3, None, "").axes
+    assert not drawn(panel, label="the paper")
 
 
 def test_curves_are_the_errors_of_one_view_after_the_epoch_in_per_cent(dropout: Results) -> None:
