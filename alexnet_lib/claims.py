@@ -249,7 +249,7 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
 def _five_networks(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
     """Judge what averaging five networks gains, over disjoint sets of five."""
     base = results["base"]
-    found = estimate([together - alone for together, alone in effects.ensembles(base, 5)], "points")
+    found = estimate([together - alone for together, alone, _ in effects.ensembles(base, 5)], "points")
     if found is None:
         return None, NOT_TESTED
     if found.n < base.arm.seeds // 5:
@@ -318,7 +318,8 @@ def judge(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, 
         return None, NOT_TESTED
     if scale == "smoke":
         return replace(found, why=""), NOT_TESTED
-    return (found if found.why else replace(found, why=_why(claim, found, judged, scale))), judged
+    why = found.why or _why(claim, found, judged, scale)
+    return replace(found, why="; ".join(filter(None, (why, *_limits(claim, results, judged))))), judged
 
 
 def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
@@ -347,6 +348,20 @@ def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
 def _excluded(claim: Claim, found: Estimate) -> bool:
     """Return whether the paper has a number and the interval does not hold it."""
     return claim["paper"] is not None and not found.at_least and not found.low <= claim["paper"] <= found.high
+
+
+def _limits(claim: Claim, results: Results, judged: str) -> list[str]:
+    """Return what must stand beside a verdict that is decided: on what it was measured, and what a gap leaves out."""
+    if judged in ("inconclusive", NOT_TESTED):
+        return []
+    limits = []
+    of = claim.get("effect") or {}
+    if of.get("metric") == "gap":  # which narrows as training images get harder to fit, whatever test images do
+        error = effects.difference(results, of["with"], of["without"])
+        limits += [f"of the gap alone: test error {show(error)} ({show_interval(error)})"] if error else []
+    if any(arm.arm.recipe.net.startswith("alexnet32") for arm in results.values()):
+        limits.append("on AlexNet-32, a miniature")
+    return limits
 
 
 def _band(claim: Claim) -> str:

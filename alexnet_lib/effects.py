@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_lib import evaluate, filters
+from alexnet_lib import filters
 from alexnet_lib.estimates import Estimate, estimate, paired_ratio
 from alexnet_lib.evidence import ArmResult, crossing
 from alexnet_lib.recipes import unknown
@@ -182,18 +183,30 @@ def _keeping(arm: ArmResult) -> list[int]:
 
 def _averaged(members: Sequence[Mapping[str, Tensor]]) -> float:
     """Return the error rate of the members' mean probabilities, in per cent."""
+    return 100 * _mistakes(members).mean().item()
+
+
+def _mistakes(members: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """Return for every test image whether the members' mean probabilities name another class: float64, 0 or 1."""
     mean = torch.stack([member["probabilities"].float() for member in members]).mean(0)
-    return 100 * evaluate.error_rate(mean, members[0]["labels"].long())
+    return (mean.topk(1).indices[:, 0] != members[0]["labels"]).double()
 
 
-def ensembles(base: ArmResult, size: int) -> list[tuple[float, float]]:
+def ensembles(base: ArmResult, size: int) -> list[tuple[float, float, float]]:
     """Return for disjoint sets of ``size`` members, in the order of the seeds, what averaging them does.
 
-    Each: the error rate of the mean probabilities, and the mean of the members' own error rates, in per cent.
+    Each: the error rate of the mean probabilities, the mean of the members' own error rates, in per cent, and the
+    standard error of their difference over the test images, in points.
     """
     members = [base.kept(seed) for seed in _keeping(base)]
-    sets = [members[start : start + size] for start in range(0, len(members) - size + 1, size)]
-    return [(_averaged(some), float(np.mean([_averaged([one]) for one in some]))) for some in sets]
+    found = []
+    for start in range(0, len(members) - size + 1, size):
+        several = members[start : start + size]
+        alone = torch.stack([_mistakes([one]) for one in several]).mean(0)
+        together = _mistakes(several)
+        over_images = float((together - alone).std()) / math.sqrt(len(together))
+        found.append((100 * together.mean().item(), 100 * alone.mean().item(), 100 * over_images))
+    return found
 
 
 def specialised(arm: ArmResult) -> dict[int, filters.Split]:

@@ -971,7 +971,19 @@ def test_a_verdict_says_which_part_of_the_rule_decided(
     runs = [*scored("base", [30 + one for one in differences]), *scored("no-lrn", [30.0] * len(differences))]
     found, _ = judge(BY_ID["lrn-imagenet"], results_of(tmp_path, "lrn", *runs, scale=scale), scale)
     assert found
-    assert found.why == why
+    small = scale == "laptop" and "includes" not in why
+    assert found.why == why + ("; on AlexNet-32, a miniature" if small else "")
+
+
+def test_a_verdict_on_a_gap_has_the_test_error_beside_it(tmp_path: Path) -> None:
+    def scored(arm: str, trained: float, tested: Sequence[float]) -> list[Record]:
+        return ended("augmentation", arm, [{"test_error": one, "train_error_after": trained} for one in tested])
+
+    runs = [*scored("base", 25.0, [27.0, 27.1, 26.9]), *scored("none", 19.0, [26.0, 26.2, 26.1])]
+    found, judged = judge(BY_ID["crops-and-flips"], results_of(tmp_path, "augmentation", *runs), "laptop")
+    assert found
+    assert judged == "reproduced"
+    assert "of the gap alone: test error +0.90 points (+0.65 to +1.15)" in found.why
 
 
 def test_a_verdict_that_waits_says_for_what(tmp_path: Path) -> None:

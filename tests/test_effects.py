@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from studies import TINY, add_experiment, ended, figure1, history, keep, record, write
@@ -304,29 +306,38 @@ def kept(folder: Path, members: Sequence[dict[str, Tensor] | None]) -> ArmResult
 
 def test_averaging_mends_errors_that_the_members_do_not_share(tmp_path: Path) -> None:
     members = [member({seed: 0.6}) for seed in range(3)]
-    assert effects.ensembles(kept(tmp_path, members), 3) == [pytest.approx((0.0, 100 / 6))]
+    assert [each[:2] for each in effects.ensembles(kept(tmp_path, members), 3)] == [pytest.approx((0.0, 100 / 6))]
 
 
 def test_averaging_keeps_errors_that_the_members_share(tmp_path: Path) -> None:
     members = [member({0: 0.6, seed: 0.6}) for seed in range(1, 4)]
-    assert effects.ensembles(kept(tmp_path, members), 3) == [pytest.approx((100 / 6, 200 / 6))]
+    assert [each[:2] for each in effects.ensembles(kept(tmp_path, members), 3)] == [pytest.approx((100 / 6, 200 / 6))]
 
 
 def test_probabilities_are_averaged_and_not_votes(tmp_path: Path) -> None:
     members = [member({0: 0.95}), member({0: 0.3}), member({0: 0.3})]  # one sure error outweighs two right votes
-    assert effects.ensembles(kept(tmp_path, members), 3) == [pytest.approx((100 / 6, 100 / 18))]
+    assert [each[:2] for each in effects.ensembles(kept(tmp_path, members), 3)] == [
+        pytest.approx((100 / 6, 100 / 18))
+    ]
+
+
+def test_the_gain_of_a_set_has_a_standard_error_over_test_images(tmp_path: Path) -> None:
+    members = [member({seed: 0.6}) for seed in range(3)]  # on three of six images a third of the members errs
+    ((*_, error),) = effects.ensembles(kept(tmp_path, members), 3)
+    gains = [-1 / 3] * 3 + [0.0] * 3
+    assert error == pytest.approx(100 * float(np.std(gains, ddof=1)) / math.sqrt(6))
 
 
 def test_sets_of_members_are_disjoint_in_the_order_of_the_seeds(tmp_path: Path) -> None:
     errors: list[dict[int, float]] = [{}, {0: 0.6}, {0: 0.6, 1: 0.6}, {0: 0.6, 1: 0.6, 2: 0.6}, {5: 0.9}]
     found = effects.ensembles(kept(tmp_path, [member(wrong) for wrong in errors]), 2)
-    assert [alone for _, alone in found] == pytest.approx([100 * 0.5 / 6, 100 * 2.5 / 6])
+    assert [alone for _, alone, _ in found] == pytest.approx([100 * 0.5 / 6, 100 * 2.5 / 6])
 
 
 def test_a_seed_that_kept_nothing_is_no_member(tmp_path: Path) -> None:
     members = [member({0: 0.6}), None, member({1: 0.6, 2: 0.6}), member({})]
     found = effects.ensembles(kept(tmp_path, members), 2)
-    assert [alone for _, alone in found] == pytest.approx([100 * 1.5 / 6])
+    assert [alone for _, alone, _ in found] == pytest.approx([100 * 1.5 / 6])
 
 
 @pytest.mark.parametrize(("members", "sets"), [(0, 0), (4, 0), (5, 1), (9, 1), (10, 2)])
@@ -340,7 +351,7 @@ FOUR: list[dict[int, float]] = [{0: 0.6}, {1: 0.7}, {2: 0.8, 3: 0.55}, {0: 0.95,
 def test_subsets_of_one_are_the_members_and_of_all_the_ensemble(tmp_path: Path) -> None:
     base = kept(tmp_path, [member(wrong) for wrong in FOUR])
     found = effects.subsets(base)
-    ((together, alone),) = effects.ensembles(base, 4)
+    ((together, alone, _),) = effects.ensembles(base, 4)
     assert list(found) == [1, 2, 3, 4]
     assert found[4] == [pytest.approx(together)]
     assert sorted(found[1]) == pytest.approx(sorted(100 * len(wrong) / 6 for wrong in FOUR))
@@ -399,7 +410,7 @@ def test_the_runs_of_an_arm_are_found_whichever_experiment_trained_them(
     add_experiment(monkeypatch, [ARM])
     made = keep({**run(), "experiment": "another"}, member({0: 0.6}), tmp_path)
     base = evidence.results("tiny", "smoke", write(tmp_path, [made]))["base"]
-    assert effects.ensembles(base, 1) == [pytest.approx((100 / 6, 100 / 6))]
+    assert effects.ensembles(base, 1) == [pytest.approx((100 / 6, 100 / 6, 0.0))]
 
 
 def test_a_run_that_was_scored_on_no_views_has_none_of_their_metrics() -> None:
