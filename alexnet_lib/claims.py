@@ -285,11 +285,8 @@ def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Esti
 
 
 def _neighbours(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
-    """Judge how many more neighbours are of the same class in the last hidden layer than in pixels.
-
-    By the reduced network where a scale has it: there it alone has seeds enough.
-    """
-    arm = results.get("reduced", results["paper"])
+    """Judge how many more neighbours are of the same class in the last hidden layer than in pixels."""
+    arm = next(results[name] for name in claim["decided_by"] if name in results)
     found = estimate(list(effects.by_seed(arm, "gain_over_pixels").values()), "points")
     return _ended(claim, found, scale, [arm])
 
@@ -456,8 +453,8 @@ def _setting(claim: Claim, results: Results) -> str:
     if not results:
         return ""
     of = claim.get("effect") or {}
-    names = [of[side] for side in ("with", "arm") if of.get(side) in results]
-    recipe = results[names[0] if names else next(iter(results))].arm.recipe
+    names = [*filter(None, map(of.get, ("with", "arm"))), *claim.get("decided_by", ()), *results]
+    recipe = next(results[name] for name in names if name in results).arm.recipe
     epochs = f"up to {recipe.epochs}" if recipe.target_error else f"{recipe.epochs}"
     return f"{recipe.net}, {recipe.data}, {epochs} epochs"
 

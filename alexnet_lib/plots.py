@@ -24,11 +24,19 @@ from alexnet_lib.estimates import Estimate
 from alexnet_lib.evidence import ArmResult, crossing
 from alexnet_lib.filters import Split
 
-BLUE, RED = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion
-LINES = ((BLUE, "-"), (RED, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("black", "--"))
+BLUE, RED, GREY = "#0072b2", "#d55e00", "#595959"  # Okabe and Ito's blue and vermilion
+LINES = (
+    (BLUE, "-"),
+    (RED, "--"),
+    ("#009e73", "-."),
+    ("#cc79a7", ":"),
+    ("#e69f00", "-"),
+    ("black", "--"),
+    ("#56b4e9", "-."),
+    (GREY, ":"),
+)
 """Colour and dashes of an arm's line, in the order of the arms."""
 ACTIVATIONS = {"relu": ("ReLU", BLUE, "-"), "tanh": ("tanh", RED, "--")}
-GREY = "#595959"
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
@@ -130,7 +138,8 @@ def effects(
         if found.n > 1:
             high = found.mean if found.at_least else found.high  # a lower bound has no upper end
             panel.plot([found.low, high], [height, height], color="black", linewidth=1.6)
-    panel.axvline(1 if ratio else 0, color=GREY, linewidth=0.8)
+    if drawn:
+        panel.axvline(1 if ratio else 0, color=GREY, linewidth=0.8)
     if paper is not None and drawn and drawn[-1][0] == next(iter(estimates)):
         top = len(drawn) - 1
         low = (0 if of_all else top) - 0.4
@@ -313,6 +322,8 @@ def selectivity(splits: Mapping[str, Mapping[int, Split]]) -> Figure:
                 panel.plot([seed + place] * len(values), values, mark, color=colour, markersize=4, alpha=0.7)
         if not by_seed:
             _no_run(panel)
+        else:
+            panel.set_xlim(min(by_seed) - 0.6, max(by_seed) + 0.6)
         panel.set(title=name, xlabel="seed", ylim=(0, 1))
         panel.set_xticks(list(by_seed))
     panels[0][0].set_ylabel("colour selectivity of a kernel")
