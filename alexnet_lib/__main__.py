@@ -85,7 +85,7 @@ def _declare_train(part: argparse.ArgumentParser) -> None:
     part.add_argument("--data", default="cifar10", help="data set: cifar10, synthetic, synthetic:size=224,train=200")
     where = part.add_mutually_exclusive_group()
     where.add_argument("--device", default="cpu", help="cpu or cuda")
-    where.add_argument("--devices", metavar="A,B", help="instead, one for each of the two towers, e.g. cuda:0,cuda:1")
+    where.add_argument("--devices", metavar="A,B", help="two devices, one per tower (instead of --device)")
     part.add_argument("--checkpoint", type=Path, help="file to save to after every epoch and to go on from")
     part.add_argument("--out", type=Path, help="folder to add the run's record to (default: none is written)")
     part.add_argument(
@@ -233,7 +233,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _declare_study(part: argparse.ArgumentParser) -> None:
     part.add_argument("experiments", nargs="*", help="experiments (all by default), e.g. relu_vs_tanh")
-    part.add_argument("--scale", default="smoke", help="smoke, laptop, gpu or imagenet")
+    part.add_argument("--scale", default="smoke", help="smoke, laptop, gpu or imagenet (default: %(default)s)")
     part.add_argument("--out", type=Path, help="folder of the records (default: ALEXNET_RUNS, else build/runs)")
 
 
@@ -402,7 +402,7 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _declare_claims(part: argparse.ArgumentParser) -> None:
-    part.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or imagenet")
+    part.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or imagenet (default: %(default)s)")
     part.add_argument("--csv", type=Path, help="write the whole ledger there instead of printing it")
 
 
@@ -481,7 +481,7 @@ def _notebook(options: argparse.Namespace) -> None:
 COMMANDS = {
     "train": (
         _train,
-        "train one network, or with torchrun -m alexnet_lib instead of python -m alexnet_lib in many processes",
+        "train one network (start it with torchrun for several processes)",
         "train cifar-19pct --set inputs=unit init=variance rate=0.01 decay=0 epochs=2",
         _declare_train,
     ),
@@ -519,7 +519,7 @@ COMMANDS = {
     "claims": (_claims, "print the ledger of the paper's claims", "claims --scale laptop", _declare_claims),
     "bench": (
         _bench,
-        "measure speed against loops as PyTorch and torchvision write them, and against the machine's floor",
+        "measure speed against loops as PyTorch and torchvision write them, and against the machine's peak rates",
         "bench --data imagenette --rounds 3",
         _declare_bench,
     ),
