@@ -106,6 +106,8 @@ def _train(options: argparse.Namespace) -> None:
     fields = {"data": options.data, **_fields(options.set)}
     if "net" in fields:
         raise StudyError("--set net=...: the network is named before the options, as in `train cifar-19pct`")
+    if fields["data"] != options.data:
+        raise StudyError("--set data=...: the data set has an option of its own, --data")
     if options.edition and options.net != "alexnet":
         raise StudyError(f"--edition {options.edition}: of alexnet alone, not of {options.net!r}")
     if options.net == "alexnet":
@@ -127,6 +129,8 @@ def _train(options: argparse.Namespace) -> None:
             tqdm.write(runner.epoch_line(recipe.net, epoch), file=sys.stdout)
 
     dataset = data.load(recipe.data)
+    if options.out:
+        records.check_folder(options.out)
     with parallel.joined(device), bar:
         result = train.train(
             recipe,
@@ -144,7 +148,7 @@ def _train(options: argparse.Namespace) -> None:
         share = result.cost["wait_seconds"] / result.cost["train_seconds"]
         print(f"{100 * share:.1f} % of the training's time went by in waiting for images from disk")
     if options.out:
-        record = records.make(result, dataset, experiment="train", arm=recipe.net, scale="own", begun=begun)
+        record = records.make(result, dataset, experiment="train", arm=recipe.net, scale=records.OWN, begun=begun)
         print(f"recorded {record['id']}: {records.append(record, options.out)}")
 
 
@@ -331,7 +335,9 @@ def _publish(options: argparse.Namespace) -> int:
     for record in added:
         print(f"published {record['id']}  {record['experiment']}  {record['arm']}  seed {record['seed']}")
     for record in refused:
-        print(f"refused   {record['id']}: trained by code that no commit holds: commit it and run again")
+        own = record["scale"] == records.OWN
+        why = "of no experiment" if own else "trained by code that no commit holds: commit it and run again"
+        print(f"refused   {record['id']}: {why}")
     print(f"{len(added)} added to {records.PUBLISHED}; execute the notebooks anew: notebook --publish")
     return 1 if refused else 0
 
@@ -354,11 +360,13 @@ def _verify(options: argparse.Namespace) -> int:
         f"seed {record['seed']}; {len(record['history'])} epochs took {record['cost']['train_seconds']:.0f} s",
         flush=True,
     )
+    if options.out:
+        records.check_folder(options.out)
     again = verify.repeat(record, device)
-    if options.out is not None:
-        records.append(again, options.out)
     good, lines = verify.compare(record, again, verify.like(record, records.read()))
-    print("\n".join([*lines, "confirmed" if good else "NOT CONFIRMED"]))
+    print("\n".join([*lines, "confirmed" if good else "NOT CONFIRMED"]), flush=True)
+    if options.out:
+        records.append(again, options.out)
     return 0 if good else 1
 
 
@@ -387,6 +395,8 @@ def _data(options: argparse.Namespace) -> None:
         raise StudyError(f"--download: data {task} takes what lies under the data root: leave it out")
     print(f"data root: {home}", flush=True)
     if task == "prepare":
+        if Path(names[0]).name != names[0]:
+            raise StudyError(f"prepared set {names[0]!r}: give a name; the set is made under the data root, {home}")
         prepare.prepare(options.source, home / names[0])
     if task == "check":
         store.check(home / names[0])

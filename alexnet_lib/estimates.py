@@ -142,7 +142,7 @@ def show(found: Estimate) -> str:
 
 def show_interval(found: Estimate) -> str:
     """Return the interval as the ledger prints it: a dash where one seed gives none, no upper end of a bound."""
-    return DASH if found.n < 2 else _ends(found, (found.low, found.high))
+    return DASH if math.isinf(found.high) else _ends(found, (found.low, found.high))
 
 
 def show_bootstrap(found: Estimate) -> str:

@@ -22,7 +22,7 @@ def written(path: Path, remedy: str) -> Iterator[Path]:
     Raises:
         StudyError: something could not be written; ``remedy`` says what to do.
     """
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

@@ -82,6 +82,9 @@ def prepare(source: Path, folder: Path) -> None:
         classes, parts = _source(source, ignored)
     except (OSError, RuntimeError, tarfile.TarError) as error:
         raise StudyError(f"source {source}: {error}") from None
+    for name in (name for part in parts.values() for name in part.files):
+        if not name.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in name):
+            raise StudyError(f"source {source}: the file name {name!r} is no UTF-8: rename it")
     with _held(folder.with_suffix(".lock"), f"{folder} is being prepared"):
         if not folder.exists():  # else another process has made it meanwhile
             _prepare(source, folder, classes, parts, ignored)
@@ -302,7 +305,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
             yield file
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, pa.ArrowException) as error:
         columns = "a Parquet file with columns image (bytes, path) and label, of whole numbers"
         raise StudyError(f"{path} is cut short, damaged or not {columns} ({error}): fetch it again") from None
 
@@ -315,8 +318,8 @@ def _labels(path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         file.schema_arrow.field("image").type.field("bytes")
         labels = file.read(columns=["label"]).column("label").cast(pa.int64()).combine_chunks()
         about = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-    names = about.get("info", {}).get("features", {}).get("label", {}).get("names", ())
-    return labels.fill_null(-1).to_numpy(), tuple(names)
+        names = about.get("info", {}).get("features", {}).get("label", {}).get("names", ())
+        return labels.fill_null(-1).to_numpy(), tuple(names)
 
 
 def _parquet_part(source: Path, labels: dict[Path, NDArray[np.int64]]) -> _Part:

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -35,6 +36,8 @@ SCHEMA = 1
 PROJECT = Path(__file__).resolve().parent.parent
 PUBLISHED = PROJECT / "data" / "runs"
 Record = dict[str, Any]
+OWN = "own"
+"""The scale of a run that belongs to no experiment."""
 CHANGED = ", changed"
 """What follows the commit of code that differs from it."""
 KEYS = (
@@ -153,6 +156,16 @@ def _source() -> str:
     return total.hexdigest()
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that no record can be written to, before hours are spent on one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StudyError(f"records can't be written to {folder} ({error.strerror}): choose another folder") from error
+
+
 def append(record: Record, folder: Path | None = None, content: bytes | None = None) -> Path:
     """Add a record to its experiment's file, all of it or nothing, and return the file.
 
@@ -185,8 +198,8 @@ def append(record: Record, folder: Path | None = None, content: bytes | None = N
     except OSError as error:
         remedy = "free some space" if error.errno == errno.ENOSPC else "choose another folder (--out, ALEXNET_RUNS)"
         raise StudyError(
-            f"record {record['id']} was not written to {path} ({error}): {remedy} and run again; the run's "
-            "checkpoint is kept, so nothing is trained twice"
+            f"record {record['id']} was not written to {path} ({error}): {remedy} and run again; a run that has a "
+            "checkpoint goes on from it, so nothing is trained twice"
         ) from error
     return path
 
@@ -284,7 +297,7 @@ def publish(folder: Path) -> tuple[list[Record], list[Record]]:
     order, and of a run that two of them did the first stays.
 
     Returns:
-        The records added, and those refused because code that no commit holds has trained them.
+        The records added, and those refused: of no experiment, or trained by code that no commit holds.
 
     Raises:
         StudyError: a kept file is missing or altered, or something could not be written.
@@ -295,7 +308,7 @@ def publish(folder: Path) -> tuple[list[Record], list[Record]]:
         if (record["scale"], record["id"]) not in there:
             there.add((record["scale"], record["id"]))
             new.append(record)
-    refused = [record for record in new if not _committed(record["provenance"])]
+    refused = [record for record in new if not _committed(record["provenance"]) or record["scale"] == OWN]
     added = [record for record in new if record not in refused]
     for record in added:
         append(record, PUBLISHED, _content(record, folder) if "kept" in record else None)
@@ -316,7 +329,12 @@ def _check(record: Any) -> None:
     missing = [key for key in KEYS if key not in record]
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}")
-    for key, kind in (("experiment", str), ("arm", str), ("scale", str), ("recipe", dict), ("history", list)):
+    text, mapping = (
+        ("id", "experiment", "arm", "scale", "outcome"),
+        ("recipe", "data", "scores", "cost", "provenance"),
+    )
+    kinds = {**dict.fromkeys(text, str), **dict.fromkeys(mapping, dict), "history": list}
+    for key, kind in kinds.items():
         if not isinstance(record[key], kind):
             raise ValueError(f"{key} is no {kind.__name__}")
     identity = Recipe.parse(record["recipe"]).id

@@ -474,12 +474,14 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
     """Return a notebook's results: published ones as they are, others after training what is missing.
 
     Records are read from and added to the folder of the variable ``ALEXNET_RUNS``; without it the published ones
-    are read and the reader's own go to ``build/runs`` (``build/runs-retrained`` with ``retrain``).
+    are read and the reader's own go to ``build/runs``. With ``retrain`` they go to a folder of that name with
+    ``-retrained`` at its end.
 
     Args:
         experiment: Name of the experiment.
         scale: ``smoke``, ``laptop``, ``gpu`` or ``imagenet``.
-        retrain: Train every run again instead of reading published ones; a second call goes on where it stopped.
+        retrain: Train every run again that the ``-retrained`` folder lacks, so a second call goes on where the first
+            stopped; delete the folder to begin anew.
 
     Raises:
         StudyError: an unknown name, a value of another type, or a scale that the experiment doesn't have.
@@ -492,6 +494,7 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
         raise StudyError(f"experiment {experiment!r} has no scale {scale!r}: take one of {there}")
     if os.environ.get("ALEXNET_RUNS"):
         folder = records.runs_folder()
+        folder = folder.with_name(f"{folder.name}-retrained") if retrain else folder
     elif retrain:
         folder = records.PROJECT / "build" / "runs-retrained"
     elif published(scale):

@@ -21,6 +21,8 @@ from alexnet_lib.evidence import ArmResult
 def variants(scale: str, runs: Path | None = None) -> dict[str, ArmResult]:
     """Return the arms of AlexNet-32 of all experiments, by name, each with as many seeds as any of them asks for.
 
+    None at scale ``imagenet``, where the whole network stands in.
+
     They are trained on the same test and training images for as many updates; the search for the rate is not among
     them.
     """
@@ -28,7 +30,7 @@ def variants(scale: str, runs: Path | None = None) -> dict[str, ArmResult]:
     for name in experiments.EXPERIMENTS:
         for arm, result in evidence.results(name, scale, runs).items():
             recipe, least = result.arm.recipe, len(found[arm].runs) if arm in found else 0
-            same_length = recipe.epochs == experiments.LENGTHS[scale]["epochs"]
+            same_length = recipe.epochs == experiments.LENGTHS.get(scale, {}).get("epochs")
             if recipe.net.startswith("alexnet32") and same_length and not recipe.holdout and len(result.runs) > least:
                 found[arm] = result
     return found

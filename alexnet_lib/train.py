@@ -145,6 +145,9 @@ class Trainer:
             generator=weights,
         ).to(memory_format=torch.channels_last)
         self.model: nn.Module = net.to(device) if second is None else Towers(net, (device, second))
+        if second is not None and second.type == "cuda":  # else it would drop the units that the first GPU drops
+            with torch.cuda.device(second):
+                torch.cuda.manual_seed(recipe.seed * 1_000 + 6)
         self.network: nn.Module = self.model
         """The model as it is trained, its gradients those of the whole batch."""
         self.optimiser = optimiser(self.model, recipe)
@@ -519,6 +522,8 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         StudyError: the file is damaged, cut short, or no checkpoint of this library.
     """
+    if path.is_dir():
+        raise StudyError(f"checkpoint {path} is a folder: name a file")
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("no file of torch.save")
@@ -592,7 +597,7 @@ def train(
     probabilities: Tensor | None = None
     try:
         if recipe.pretrain and not there:
-            early = None if checkpoint is None else checkpoint.with_suffix(".turned.pt")
+            early = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.turned.pt")
             trainer.take_over(pretrain(trainer, data, early, on_epoch, other))
             if checkpoint is not None and early is not None:
                 trainer.save(checkpoint)

@@ -29,7 +29,7 @@ were not."""
 
 
 def repeat(record: Record, device: str) -> Record:
-    """Train the record's recipe again, for as many epochs as the record has, and return the record of that.
+    """Train the record's recipe again and return the record of that; a run that was abandoned, for as many epochs.
 
     Raises:
         StudyError: the data set here is another one than the record's.
@@ -42,7 +42,7 @@ def repeat(record: Record, device: str) -> Record:
     outcome, length = record["outcome"], len(record["history"])
 
     def end(past: list[Epoch]) -> str | None:
-        return outcome if len(past) >= length and not outcome.startswith("diverged") else None
+        return outcome if len(past) >= length and outcome.startswith("abandoned") else None
 
     result = train(recipe, dataset, device=device, abandon=end, origin=records.origin())
     of = {key: record[key] for key in ("experiment", "arm", "scale")}
@@ -62,6 +62,8 @@ def compare(record: Record, again: Record, others: Sequence[Record]) -> tuple[bo
         other.append("order of the GPU's sums")
     before, after = ([_numbers(epoch) for epoch in run["history"]] for run in (record, again))
     if not other:
+        earlier = ([_numbers(epoch) for epoch in run.get("pretraining", [])] for run in (record, again))
+        before, after = (first + rest for first, rest in zip(earlier, (before, after), strict=True))
         scores = {name: record["scores"].get(name) for name in again["scores"]}  # nearest images are scored elsewhere
         same = (before, scores, record["outcome"]) == (after, again["scores"], again["outcome"])
         lines = ["same kind of machine and same torch: every epoch and score must be equal bit for bit"]

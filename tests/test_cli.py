@@ -342,6 +342,13 @@ def test_publish_adds_what_the_published_records_lack_and_nothing_twice(study: P
     assert records.read(records.PUBLISHED) == runs
 
 
+def test_publish_refuses_a_run_of_no_experiment(study: Path, tell: Tell) -> None:
+    run = record(RELU, falling(3.0)) | {"experiment": "train", "scale": records.OWN}
+    told = tell(f"publish {write(study, [run])}")
+    assert told.code == 1
+    assert records.read(records.PUBLISHED) == []
+
+
 @pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
 def test_the_folders_of_two_machines_merge_to_each_run_once(
     study: Path, tell: Tell, tmp_path: Path, order: tuple[str, str]
@@ -413,6 +420,16 @@ def test_the_repeated_run_is_kept_where_it_is_asked_for(run: Record, tell: Tell,
     (again,) = records.read(tmp_path / "again")
     assert (again["id"], again["scores"]) == (run["id"], run["scores"])
     assert again["provenance"]["begun"] >= run["provenance"]["ended"]
+
+
+@pytest.mark.parametrize("command", ["verify {id}", "train tiny --data synthetic:train=64,test=32"])
+def test_a_folder_that_can_t_be_written_to_is_told_before_the_training(
+    run: Record, tell: Tell, command: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    told = tell(f"{command.format(id=run['id'])} --out {tmp_path / 'file' / 'folder'}")
+    assert (told.code, told.out.count("epoch  ")) == (2, 0)
+    assert "records can't be written to" in told.err
 
 
 def test_a_record_with_a_changed_number_gives_exit_code_1(run: Record, tell: Tell, tmp_path: Path) -> None:

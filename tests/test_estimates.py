@@ -290,6 +290,10 @@ def test_a_single_pair_has_no_detectable_effect_to_print() -> None:
     assert (show_detectable(made([2.0])), show_missed(made([2.0]))) == ("", "")
 
 
+def test_an_interval_that_is_known_is_shown_whatever_it_was_made_of() -> None:
+    assert show_interval(Estimate(1.0, 0.5, 1.5, (), "points")) == "+0.50 to +1.50"
+
+
 # --- spread within groups -----------------------------------------------------------------------------------
 
 

@@ -171,7 +171,7 @@ def test_a_record_that_finds_no_space_is_an_error_that_says_what_to_do(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StudyError, match=r"trial\.jsonl.*No space left.*free some space.*checkpoint is kept"):
+    with pytest.raises(StudyError, match=r"trial\.jsonl.*No space left.*free some space and run again"):
         records.append(record)
 
 
@@ -264,6 +264,13 @@ def test_a_line_that_lacks_keys_is_told_which(record: Record, tmp_path: Path) ->
     written(tmp_path / "runs" / "trial.jsonl", line({"schema": records.SCHEMA, "id": record["id"]}))
     with pytest.warns(UserWarning, match="lacks experiment, arm, scale"):
         records.read()
+
+
+@pytest.mark.parametrize("key", ["provenance", "data", "scores", "cost", "outcome"])
+def test_a_field_of_another_kind_is_told(record: Record, tmp_path: Path, key: str) -> None:
+    written(tmp_path / "runs" / "trial.jsonl", line({**record, key: None}))
+    with pytest.warns(UserWarning, match=f"{key} is no "):
+        assert records.read() == []
 
 
 def test_reading_leaves_a_damaged_file_as_it_is(record: Record, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ CLAIM = {
     "statement": "Norms  lower\nthe error.",
     "rule": "Paired over\n  seeds.",
     "paper_text": "-1.4 / -1.2 points",
+    "number_at": ["imagenet"],
 }
 
 
@@ -206,6 +207,12 @@ def test_a_verdict_stands_below_the_claim_and_its_rule() -> None:
         "> Paired over seeds.",
         "**direction reproduced**: −1.50 points, interval −2.74 to −0.26, n = 3",
     ]
+
+
+def test_a_rule_names_the_scales_that_its_file_has_a_key_for() -> None:
+    claim = CLAIM | {"rule": "Open only at the scales named under number_at."}
+    said = str(report.verdict(claim, None, claims.NOT_TESTED).data)
+    assert "> Open only at scale imagenet." in said
 
 
 def test_beside_an_inconclusive_effect_stands_what_it_could_have_missed() -> None:

@@ -849,6 +849,12 @@ def test_the_variable_names_the_folder_that_is_read_and_added_to(trained: list[s
     assert (len(trained), len(records.read(tmp_path / "runs"))) == (9, 10)
 
 
+def test_retraining_leaves_the_records_of_the_variable_s_folder_aside(trained: list[str], tmp_path: Path) -> None:
+    write(tmp_path / "runs", runs_of((RELU, GRID), (TANH, GRID)))
+    study("tiny", "smoke", retrain=True)
+    assert (len(trained), len(records.read(tmp_path / "runs-retrained"))) == (10, 10)
+
+
 def test_an_empty_variable_counts_as_none(
     monkeypatch: pytest.MonkeyPatch, trained: list[str], tmp_path: Path
 ) -> None:

@@ -33,6 +33,10 @@ def test_arms_are_those_of_alexnet_32_with_as_many_seeds_as_any_experiment_asks_
     assert {name: len(arm.runs) for name, arm in found.items()} == {"base": 7, "no-lrn": 2}
 
 
+def test_there_are_none_where_the_whole_network_stands_in(tmp_path: Path) -> None:
+    assert sensitivity.variants("imagenet", tmp_path) == {}
+
+
 def test_seeds_that_are_good_or_bad_in_all_arms_alike_correlate(tmp_path: Path) -> None:
     arms = study(tmp_path, {"base": [25.0, 26.0, 27.0], "no-lrn": [30.0, 31.0, 32.0], "code-lrn": [20.0, 20.5, 21.0]})
     deviations = np.array([-1.0, 0.0, 1.0] * 2), np.array([-1.0, 0.0, 1.0, -0.5, 0.0, 0.5])

@@ -338,6 +338,16 @@ def without_a_class(hub: Path) -> None:
     parquet(path, table["image"], [0, 0, 0, 2, 2, 2])
 
 
+def of_bare_bytes(hub: Path) -> None:
+    path = hub / "data" / "train-00000-of-00002.parquet"
+    pq.write_table(pa.table({"image": pa.array([b"a picture"]), "label": [0]}), path)
+
+
+def with_damaged_notes(hub: Path) -> None:
+    path = hub / "data" / "train-00000-of-00002.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": "{"}), path)
+
+
 def of_other_names(hub: Path) -> None:
     path = hub / "data" / "validation-00000-of-00002.parquet"
     table = pq.read_table(path)
@@ -351,6 +361,8 @@ def without_a_split(hub: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "complaint"),
     [
+        (of_bare_bytes, r"train-00000-of-00002\.parquet .* with columns image \(bytes, path\) and label"),
+        (with_damaged_notes, r"train-00000-of-00002\.parquet is cut short, damaged or not a Parquet file"),
         (
             cut_short,
             r"validation-00000-of-00002\.parquet is cut short, damaged or not a Parquet file .* fetch it again",

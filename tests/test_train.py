@@ -891,6 +891,16 @@ def test_a_checkpoint_of_other_data_is_refused(recipe: Recipe, small: Dataset, c
     assert f"{checkpoint}: written on other data" in message
 
 
+def test_a_folder_is_no_checkpoint(recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
+    assert refused(recipe, small, tmp_path) == f"checkpoint {tmp_path} is a folder: name a file"
+
+
+def test_a_checkpoint_may_have_any_name(recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
+    for name in ("run.partial", "rate0.01", "rate0.02"):
+        train(recipe, small, checkpoint=tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rate0.01", "rate0.02", "run.partial"]
+
+
 def test_a_refused_checkpoint_is_left_as_it_is(recipe: Recipe, small: Dataset, checkpoint: Path) -> None:
     damaged = checkpoint.read_bytes()[:-100]
     checkpoint.write_bytes(damaged)

@@ -239,6 +239,21 @@ def test_a_run_that_diverged_at_once_can_be_compared_elsewhere(recipe: Recipe, s
     verify.compare(on_another_machine(run), verify.repeat(run, "cpu"), [])
 
 
+def test_a_run_that_reached_its_target_is_repeated_until_it_does_again(recipe: Recipe, small: Dataset) -> None:
+    aim = replace(recipe, target_error=0.65, epochs=8)
+    run = recorded(train(aim, small), small)
+    assert 1 < len(run["history"]) < 8
+    elsewhere = changed(run, lambda r: r["history"].pop())  # there it got to the target an epoch sooner
+    assert len(verify.repeat(elsewhere, "cpu")["history"]) == len(run["history"])
+
+
+def test_epochs_before_the_first_are_compared_too(recipe: Recipe, small: Dataset) -> None:
+    run = recorded(train(replace(recipe, pretrain=1), small), small)
+    again = verify.repeat(run, "cpu")
+    assert verify.compare(run, again, [])[0]
+    assert not verify.compare(changed(run, lambda r: r["pretraining"][0].update(loss=99.0)), again, [])[0]
+
+
 # --- like ---------------------------------------------------------------------------------------------------
 
 
