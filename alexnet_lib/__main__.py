@@ -89,7 +89,12 @@ def _declare_train(part: argparse.ArgumentParser) -> None:
     part.add_argument("--checkpoint", type=Path, help="file to save to after every epoch and to go on from")
     part.add_argument("--out", type=Path, help="folder to add the run's record to (default: none is written)")
     part.add_argument(
-        "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other recipe fields, e.g. rate=0.01 seed=1"
+        "--set",
+        action="extend",
+        nargs="*",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="other recipe fields, e.g. rate=0.01 seed=1",
     )
     part.add_argument(
         "--scale-rate", choices=RATE_RULES, help="take the rate as one for batches of 128, and scale it to the batch"

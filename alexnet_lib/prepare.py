@@ -74,6 +74,8 @@ def prepare(source: Path, folder: Path) -> None:
     """
     if folder.name in {*KINDS, *images.SOURCES} or not re.fullmatch(r"\w[\w-]*", folder.name):
         raise StudyError(f"prepared set {folder.name!r}: take another name, of letters, digits, - and _")
+    if folder.exists() and not (folder / store.MANIFEST).exists():
+        raise StudyError(f"{folder} is there already and is no prepared set: take another name")
     if folder.exists():
         raise StudyError(f"{folder} is there already: see data check {folder.name}, or delete it to prepare it again")
     store.check_packages()
