@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,12 +152,6 @@ def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     return least, "contradicted" if any(e.high < 1 for e in ended.values()) else "inconclusive"
 
 
-def _together(parts: Iterable[Estimate]) -> float | None:
-    """Return the p-value of a claim that all ``parts`` must show: the largest, None where one has none."""
-    values = [part.p for part in parts]
-    return None if None in values else max(value for value in values if value is not None)
-
-
 def _waits(
     found: Estimate, wanted: int, arms: Sequence[ArmResult], what: str = "pairs of seeds"
 ) -> tuple[Estimate, str]:
@@ -232,7 +226,8 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
         return None, NOT_TESTED
     layer, least = max(ended.items(), key=lambda item: item[1].mean)
     note = f"least in the paper's favour of {len(ended)} of 3: {layer}"
-    least = replace(least, note=note, p=_together(ended.values()))
+    known = [points.p for points in ended.values() if points.p is not None]
+    least = replace(least, note=note, p=max(known) if len(known) == len(ended) else None)  # all three must show it
     waiting = [layer for layer in layers if layer not in ended or ended[layer].n < results[layer].arm.seeds]
     if waiting:
         arms = [results[name] for name in ("base", *waiting)]
@@ -240,8 +235,8 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
     verdicts = {name: verdict(claim, points, scale) for name, points in ended.items()}
     judged = next(each for each in ("contradicted", "inconclusive", *VERDICTS[1::-1]) if each in verdicts.values())
     decided = layer if verdicts[layer] == judged else next(name for name in layers if verdicts[name] == judged)
-    if judged == "contradicted" and least.p is not None:  # by any one of them: Bonferroni's correction
-        least = replace(least, p=min(1.0, len(layers) * min(points.p or 0.0 for points in ended.values())))
+    if judged == "contradicted":  # by any one of them: Bonferroni's correction
+        least = replace(least, p=min(1.0, len(layers) * min(known)))
     by = "" if decided == layer else f"decided by {decided}, {show(ended[decided])}"
     return replace(least, why="; ".join(filter(None, (by, _why(claim, ended[decided], judged, scale))))), judged
 

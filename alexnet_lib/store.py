@@ -203,6 +203,8 @@ def manifest_sum(manifest: Mapping[str, Any]) -> str:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise StudyError(f"{path.parent} is no prepared set: it has no {path.name}")
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         version, whole = manifest["format"], manifest["digest"] == manifest_sum(manifest)

@@ -185,6 +185,13 @@ def test_a_gpu_that_is_not_there_is_said_to_be_missing(tell: Tell) -> None:
     assert (told.code, told.err) == (2, "error: device 'cuda': torch finds no GPU here: take --device cpu\n")
 
 
+def test_fields_may_be_set_one_by_one(tell: Tell) -> None:
+    told = tell("train tiny --data synthetic:train=64,test=32 --set epochs=1 batch=32 --set rate=-1")
+    assert "recipe field 'rate'" in told.err
+    told = tell("train tiny --data synthetic:train=64,test=32 --set epochs=0 --set rate=0.1")
+    assert "recipe field 'epochs'" in told.err
+
+
 @pytest.mark.parametrize("line", ["", "train", "verify", "run --epochs 3"])
 def test_a_line_that_lacks_or_adds_something_is_answered_with_the_usage(tell: Tell, line: str) -> None:
     told = tell(line)

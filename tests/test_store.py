@@ -642,6 +642,14 @@ def test_a_name_that_means_something_else_is_refused(source: Path, root: Path, n
         prepare(source, Path(f"{root}/{name}") if name else Path("/"))
 
 
+def test_a_folder_of_pictures_is_no_prepared_set_and_nobody_is_told_to_delete_it(root: Path) -> None:
+    lay_out(root / "mine", {"train/a/one.JPEG": b""})
+    with pytest.raises(StudyError, match=r"mine is there already and is no prepared set: take another name$"):
+        prepare(root / "mine", root / "mine")
+    with pytest.raises(StudyError, match=rf"mine is no prepared set: it has no {store.MANIFEST}$"):
+        store.check(root / "mine")
+
+
 def test_a_folder_that_is_there_is_left_alone(zoo: Dataset, source: Path, root: Path) -> None:
     before = contents(root / "zoo")
     with pytest.raises(StudyError, match=r"zoo is there already: see data check zoo, or delete it"):

@@ -277,3 +277,19 @@ def test_older_records_that_lack_newer_fields_are_of_the_same_arm(run: Record) -
     others = [run, {**run, "recipe": {**older, "seed": 1}}]
     good, lines = verify.compare(on_another_machine(run), verify.repeat(run, "cpu"), others)
     assert (good, lines[-1]) == (True, "end of the run: off by 0.00 points of test error, allowed 0.00")
+
+
+# --- records trained again ----------------------------------------------------------------------------------
+
+
+def test_methods_tells_what_the_first_rule_said_of_the_record_that_it_refused() -> None:
+    recorded_runs = records.read(records.PUBLISHED)
+    (again,) = (
+        run for run in records.read(records.PROJECT / "data" / "verified") if run["id"].startswith("87316070")
+    )
+    mine = replace(Recipe.parse(again["recipe"]), seed=0)
+    arm = [run for run in recorded_runs if replace(Recipe.parse(run["recipe"]), seed=0) == mine]
+    ends = [run["history"][-1]["test_error"] for run in arm]
+    off, allowed = abs(again["history"][-1]["test_error"] - np.mean(ends)), 3 * np.std(ends, ddof=1)
+    said = f"87316070 was not, {100 * off:.2f} points from the mean of its arm where {100 * allowed:.2f} were allowed"
+    assert said in " ".join((records.PROJECT / "book" / "methods.md").read_text().split())
