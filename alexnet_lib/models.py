@@ -395,7 +395,7 @@ def build(
     """
     if init not in INITS:
         raise unknown("init", init, INITS)
-    model = outline(net, classes=classes, activation=activation).to_empty(device="cpu")
+    model = outline(net, classes=classes, activation=activation)
     layers = [layer for _, layer in weight_layers(model)]
     for layer in layers:
         std, bias = setting_of(layer).std, setting_of(layer).bias
@@ -404,9 +404,9 @@ def build(
             gain = nn.init.calculate_gain(follows)  # type: ignore[arg-type]
             std, bias = gain / math.sqrt(_fan_in(layer)), 0.0
         assert layer.bias is not None
-        with torch.no_grad():
-            layer.weight.normal_(generator=generator).mul_(std)
-            layer.bias.fill_(bias)
+        # Not by to_empty(), which takes a second to import what it needs.
+        layer.weight = nn.Parameter(torch.empty(layer.weight.shape).normal_(generator=generator).mul_(std))
+        layer.bias = nn.Parameter(torch.full(layer.bias.shape, bias))
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,26 +12,29 @@ from alexnet_lib import layers
 from alexnet_lib.recipes import Recipe
 
 
-class PaperSGD(torch.optim.Optimizer):
+class PaperSGD:
     """Stochastic gradient descent as P §5 writes it, with ``weights.cu``'s separate rates for biases.
 
     ``v <- momentum * v - rate * (decay * w + gradient)``, then ``w <- w + v``. The rate enters the velocity,
     so after a cut the old velocity keeps its size; ``torch.optim.SGD`` multiplies the whole velocity by the
     new rate and differs for the 10 to 20 updates that the old one takes to fade. At a constant rate both agree.
+
+    No ``torch.optim.Optimizer``: its constructor imports torch's compiler, which takes each process that trains as
+    long again as importing torch. What is here is called as there.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], momentum: float) -> None:
-        super().__init__(groups, {"momentum": momentum})
+        """Start without velocity; a group has ``params``, their ``rate`` and ``decay``, and what the caller adds."""
+        self.param_groups = [
+            {**group, "momentum": momentum, "velocities": [torch.zeros_like(w.detach()) for w in group["params"]]}
+            for group in groups
+        ]
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Do one update from the gradients at hand."""
         for group in self.param_groups:
-            weights: list[Tensor] = group["params"]
-            for w in weights:
-                if not self.state[w]:
-                    self.state[w]["velocity"] = torch.zeros_like(w)
-            velocities = [self.state[w]["velocity"] for w in weights]
+            weights, velocities = group["params"], group["velocities"]
             gradients = [w.grad for w in weights if w.grad is not None]
             if weights[0].is_cuda and group["momentum"]:  # without one torch's kernel wants no velocities
                 self._fused(weights, gradients, velocities, group)
@@ -41,6 +44,25 @@ class PaperSGD(torch.optim.Optimizer):
             if group["decay"]:
                 torch._foreach_add_(velocities, weights, alpha=-group["rate"] * group["decay"])
             torch._foreach_add_(weights, velocities)
+
+    def zero_grad(self) -> None:
+        """Let go of the gradients."""
+        for group in self.param_groups:
+            for w in group["params"]:
+                w.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the velocities by the weights' numbers, over all groups; rates are the recipe's, epoch by epoch."""
+        return {"state": {number: {"velocity": velocity} for number, velocity in enumerate(self._velocities())}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from velocities that `state_dict` returned."""
+        for mine, theirs in zip(self._velocities(), state["state"].values(), strict=True):
+            mine.copy_(theirs["velocity"])
+
+    def _velocities(self) -> Iterator[Tensor]:
+        for group in self.param_groups:
+            yield from group["velocities"]
 
     @staticmethod
     def _fused(

@@ -337,7 +337,7 @@ class Trainer:
     def fits(self, batch: int) -> bool:
         """Say whether memory holds what a batch of that size needs, for a run that has ended in the lack of it.
 
-        A batch is made and its gradients are computed, beside velocities; weights and velocities don't change.
+        A batch is made and its gradients are computed; weights and velocities don't change.
         """
         self.network = self.model  # other processes don't take part
         self.replayed = None
@@ -349,7 +349,6 @@ class Trainer:
         trial = copy.copy(self)
         trial.recipe = replace(self.recipe, batch=batch)
         try:
-            _to_come = [torch.empty_like(w) for w in self.model.parameters() if not self.optimiser.state.get(w)]
             trial._gradients(*next(trial.batches()), share=batch)
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -470,9 +469,7 @@ class Trainer:
             raise StudyError(f"checkpoint {path}: written on other data than {self.data.name}: move it away")
         self.replayed = None  # its velocities are others
         self.model.load_state_dict(state["model"])
-        # Rates are set anew in every epoch, so only the velocities are the run's.
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": state["optimiser"]["state"], "param_groups": groups})
+        self.optimiser.load_state_dict(state["optimiser"])
         for stream, saved in zip(self._streams, state["generators"], strict=True):
             stream.set_state(saved)
         torch.set_rng_state(_own(state["dropout"]).clone())  # torch crashes on a part of a tensor

@@ -1,8 +1,9 @@
-"""Execute the notebooks and build the book: ``python book/build.py [--scale smoke|laptop|gpu]``.
+"""Execute the notebooks and build the book: ``python book/build.py [--scale smoke|laptop|gpu | --kept]``.
 
-Without ``--scale``: the book of the published records (``data/runs``). With it: the whole study is trained at
-that scale into ``build/runs-SCALE`` first (what is there already is not trained again) and the book shows
-those runs.
+Without an option: the book of the published records (``data/runs``). With ``--scale``: the whole study is trained at
+that scale into ``build/runs-SCALE`` first (what is there already is not trained again) and the book shows those runs.
+With ``--kept``: no notebook is executed, the pages show the outputs kept in ``notebooks/``, which nbval holds against
+the published records.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,11 @@ class BuildError(Exception):
 def main() -> int:
     """Build and say where the front page is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", choices=["smoke", "laptop", "gpu"], help="train the study at this scale first")
-    scale = parser.parse_args().scale
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--scale", choices=["smoke", "laptop", "gpu"], help="train the study at this scale first")
+    source.add_argument("--kept", action="store_true", help="show the outputs kept in the notebooks, execute none")
+    arguments = parser.parse_args()
+    scale = arguments.scale
     begun = time.perf_counter()
     try:
         if scale:
@@ -71,7 +75,7 @@ def main() -> int:
         shown = scale or PUBLISHED_SCALE
         stage_pages(shown, own=scale is not None)
         stage_library()
-        seconds = execute_notebooks(scale)
+        seconds = stage_notebooks(scale, kept=arguments.kept)
         write_status(shown, seconds)
         run_sphinx()
         check_pages()
@@ -172,25 +176,33 @@ def command_line_page() -> str:
 # --- Notebooks ----------------------------------------------------------------------------------------------
 
 
-def execute_notebooks(scale: str | None) -> dict[str, float]:
-    """Execute every notebook into the staging folder and return the seconds that each took."""
+def stage_notebooks(scale: str | None, *, kept: bool) -> dict[str, float]:
+    """Put every notebook into the staging folder, executed or as ``kept``; return the seconds that each took."""
+    pages = {
+        source: STAGE / ("index.ipynb" if source.stem == FRONT else source.name)
+        for source in sorted(NOTEBOOKS.glob("*.ipynb"))
+    }
+    if not pages:
+        raise BuildError(f"no notebooks in {NOTEBOOKS.name}/")
+    seconds = {} if kept else execute_notebooks(pages, scale)
+    for source, staged in pages.items():
+        notebook = nbformat.read(source if kept else staged, as_version=4)
+        prepare(notebook, source.stem, staged.name)
+        nbformat.write(notebook, staged)
+    return seconds
+
+
+def execute_notebooks(pages: Mapping[Path, Path], scale: str | None) -> dict[str, float]:
+    """Execute each notebook into its page and return the seconds that each took, by the notebook's name."""
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
     parameters: dict[str, object] = {"scale": scale} if scale else {}
-    sources = sorted(NOTEBOOKS.glob("*.ipynb"))
-    if not sources:
-        raise BuildError(f"no notebooks in {NOTEBOOKS.name}/")
-    pages = [STAGE / ("index.ipynb" if source.stem == FRONT else source.name) for source in sources]
     seconds = {}
     # Most of a notebook's time is one thread importing torch, so they are executed side by side.
     with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        for source, staged, spent in zip(
-            sources, pages, pool.map(notebooks.execute, sources, pages, [parameters] * len(sources)), strict=True
-        ):
-            seconds[source.stem] = spent
-            print(f"book: {source.name} {spent:.1f} s", flush=True)
-            notebook = nbformat.read(staged, as_version=4)
-            prepare(notebook, source.stem, staged.name)
-            nbformat.write(notebook, staged)
+        spent = pool.map(notebooks.execute, pages, pages.values(), [parameters] * len(pages))
+        for source, took in zip(pages, spent, strict=True):
+            print(f"book: {source.name} {took:.1f} s", flush=True)
+            seconds[source.stem] = took
     return seconds
 
 
@@ -255,7 +267,9 @@ def write_status(scale: str, seconds: dict[str, float]) -> None:
     for run in records.read(scale=scale):
         groups[machine_of(run["provenance"])].append(run)
     tables = {
-        "notebooks": table(["Notebook", "Seconds"], [(name, f"{value:.1f}") for name, value in seconds.items()]),
+        "notebooks": table(["Notebook", "Seconds"], [(name, f"{value:.1f}") for name, value in seconds.items()])
+        if seconds
+        else "None was executed for this build.\n",
         "versions": table(["Package", "Version"], versions),
         "machine": table(["", "This build"], here),
         "records": table(

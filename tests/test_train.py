@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from alexnet_lib import layers, models
 from alexnet_lib import train as training
 from alexnet_lib.data import Dataset
 from alexnet_lib.evaluate import Inputs, view_probabilities
+from alexnet_lib.optim import PaperSGD
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.train import Epoch, Result, Trainer, check_device, train
 
@@ -69,11 +69,14 @@ class Watch:
             into = self.trained if model.training else self.evaluated
             into.append(pixels(args[0], self.trainer.inputs.mean))
 
-        def stepped(*_: object) -> None:
+        step = self.trainer.optimiser.step
+
+        def stepped() -> None:
+            step()
             self.steps += 1
 
         self.trainer.model.register_forward_pre_hook(met)
-        self.trainer.optimiser.register_step_post_hook(stepped)
+        vars(self.trainer.optimiser)["step"] = stepped
 
     def numbers(self) -> list[int]:
         """The numbers of the training images in the order they were met."""
@@ -470,9 +473,13 @@ def test_the_cost_tells_training_from_evaluation(recipe: Recipe, small: Dataset)
 def test_each_cut_divides_all_rates_by_ten_before_its_epoch(recipe: Recipe, small: Dataset) -> None:
     trainer = Trainer(replace(recipe, rate=0.01, epochs=5, cuts=(1, 3)), small, CPU)
     used: list[tuple[float, ...]] = []
-    trainer.optimiser.register_step_pre_hook(
-        lambda update, args, kwargs: used.append(tuple(group["rate"] for group in update.param_groups))
-    )
+    update, step = trainer.optimiser, trainer.optimiser.step
+
+    def stepped() -> None:
+        used.append(tuple(group["rate"] for group in update.param_groups))
+        step()
+
+    vars(update)["step"] = stepped
     for _ in range(5):
         trainer.epoch()
     assert used[::3] == used[1::3] == used[2::3]  # three updates in each epoch
@@ -722,20 +729,21 @@ def test_a_run_killed_in_its_pre_training_ends_with_the_numbers_of_an_uninterrup
     assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
 
 
-def test_a_run_killed_within_an_epoch_does_that_epoch_again(recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
+def test_a_run_killed_within_an_epoch_does_that_epoch_again(
+    recipe: Recipe, small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = replace(recipe, net="tiny-dropout")
-    whole, steps = train(recipe, small), iter(range(5))
+    whole, steps, step = train(recipe, small), iter(range(5)), PaperSGD.step
 
-    def kill(*_: object) -> None:
+    def kill(update: PaperSGD) -> None:
+        step(update)
         if next(steps, None) is None:
             raise Stopped
 
-    killer = register_optimizer_step_post_hook(kill)
-    try:
-        with pytest.raises(Stopped):
-            train(recipe, small, checkpoint=tmp_path / "run.pt")
-    finally:
-        killer.remove()
+    monkeypatch.setattr(PaperSGD, "step", kill)
+    with pytest.raises(Stopped):
+        train(recipe, small, checkpoint=tmp_path / "run.pt")
+    monkeypatch.setattr(PaperSGD, "step", step)
     ended = train(recipe, small, checkpoint=tmp_path / "run.pt")
     assert (curve(ended), ended.scores) == (curve(whole), whole.scores)
 
@@ -1170,13 +1178,14 @@ def test_what_a_batch_held_is_let_go_before_a_smaller_one_is_tried(
     assert first.asked == [(24, 0), (24, 0), (12, 0), (6, 0)]
 
 
-def test_the_batches_tried_update_nothing(recipe: Recipe, small: Dataset, starve: Starve) -> None:
-    steps: list[int] = []
+def test_the_batches_tried_update_nothing(
+    recipe: Recipe, small: Dataset, starve: Starve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[PaperSGD] = []
+    monkeypatch.setattr(PaperSGD, "step", steps.append)
     starve(6, None)
-    handle = register_optimizer_step_post_hook(lambda *_: steps.append(1))
     with pytest.raises(StudyError):
         train(replace(recipe, net="hungry"), small)
-    handle.remove()
     assert steps == []
 
 

@@ -34,6 +34,25 @@ def test_links_that_work_from_the_notebooks_folder_work_in_the_book(build: Modul
     assert staged.cells[0].source == "[a](methods.md) [b](data/claims.yml) [c](index.ipynb) [d](editions.ipynb)"
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_pages_show_a_fresh_execution_or_the_outputs_kept(
+    build: ModuleType, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = nbformat.v4.new_output("stream", text="kept")
+    cell = nbformat.v4.new_code_cell("print('fresh')", outputs=[old], execution_count=1)
+    (tmp_path / "stage").mkdir()
+    source = notebook(cell)
+    source.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(source, tmp_path / "02_lrn.ipynb")
+    monkeypatch.setattr(build, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(build, "STAGE", tmp_path / "stage")
+    seconds = build.stage_notebooks(None, kept=kept)
+    staged = nbformat.read(tmp_path / "stage" / "02_lrn.ipynb", as_version=4)
+    assert [output.text.strip() for output in staged.cells[0].outputs] == ["kept" if kept else "fresh"]
+    assert list(seconds) == ([] if kept else ["02_lrn"])
+    assert "Run it yourself" in staged.cells[-1].source
+
+
 def test_a_cell_that_ended_in_an_error_stops_the_build(build: ModuleType) -> None:
     failed = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])])
     with pytest.raises(build.BuildError, match=r"02_lrn\.ipynb: cell 1 ended in an error"):
