@@ -72,9 +72,9 @@ smoke: export ALEXNET_CACHE = $(CURDIR)/build/smoke/cache
 smoke: setup
 	@echo "== smoke training"
 	@rm -rf build/smoke
-	@$(PY) -m alexnet_lib notebook 01_relu_vs_tanh --scale smoke --out build/smoke/notebooks
+	@$(PY) -m alexnet_lib notebook 03_overlapping_pooling --scale smoke --out build/smoke/notebooks
 	@$(PY) -m alexnet_lib run --scale smoke
-	@printf '%s\n' notebooks/*.ipynb | grep -v 01_relu | \
+	@printf '%s\n' notebooks/*.ipynb | grep -v 03_over | \
 	    xargs -P 2 -n 5 $(PY) -m alexnet_lib notebook --scale smoke --out build/smoke/notebooks
 
 lint: setup

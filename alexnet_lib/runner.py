@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -233,9 +234,7 @@ def perform(task: Task, session: Session) -> Ended | None:
         if not session.quiet:
             session.tell(epoch_line(task.label, epoch))
         took, last = time.time() - last, time.time()  # with evaluation and checkpoint; nothing for epochs of the past
-        # A worker outlives a parent that was killed; going on would race with the run that takes its place.
-        parent = multiprocessing.parent_process()
-        if session.over(1.5 * max(took, epoch.seconds)) or (parent is not None and not parent.is_alive()):
+        if session.over(1.5 * max(took, epoch.seconds)):
             raise OutOfTime
 
     def give_up(history: list[Epoch]) -> str | None:
@@ -453,7 +452,22 @@ def workers(device: str, jobs: int) -> concurrent.futures.Executor:
     if device == "cpu":
         for name, value in ALLOCATOR.items():
             os.environ.setdefault(name, value)
-    return concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    return concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the process that started it is killed: else it would keep its memory, waiting for tasks.
+
+    Its run goes on in the process that takes it up next, from the checkpoint.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def epoch_line(label: str, epoch: Epoch) -> str:

@@ -27,13 +27,15 @@ def cross_map_loop(x: Tensor, size: int, alpha: float, beta: float, k: float, to
     images, maps, height, width = x.shape
     per_tower = maps // towers
     out = []
-    for n, i, y, z in itertools.product(range(images), range(maps), range(height), range(width)):
-        first = i // per_tower * per_tower
-        total = x.new_zeros(())
-        for j in range(max(first, i - size // 2), min(first + per_tower - 1, i + size // 2) + 1):
-            total = total + x[n, j, y, z] ** 2
-        out.append(x[n, i, y, z] / (k + alpha * total) ** beta)
-    return torch.stack(out).view_as(x)
+    for n, y, z in itertools.product(range(images), range(height), range(width)):
+        a = x[n, :, y, z].unbind()
+        for i in range(maps):
+            first = i // per_tower * per_tower
+            total = x.new_zeros(())
+            for j in range(max(first, i - size // 2), min(first + per_tower - 1, i + size // 2) + 1):
+                total = total + a[j] ** 2
+            out.append(a[i] / (k + alpha * total) ** beta)
+    return torch.stack(out).view(images, height, width, maps).permute(0, 3, 1, 2)
 
 
 def same_map_loop(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:

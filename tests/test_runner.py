@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -480,6 +481,31 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_numbers_of_an_uninterru
     assert outcome_of(again) == outcome_of(uninterrupted)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_workers_end_with_the_process_that_started_them_though_it_is_killed(tmp_path: Path) -> None:
+    lines = [
+        "import os, pathlib, signal",
+        "from alexnet_lib import runner",
+        "if __name__ == '__main__':",
+        "    worker = runner.workers('cpu', 1).submit(os.getpid).result()",
+        "    pathlib.Path('worker').write_text(str(worker))",
+        "    os.kill(os.getpid(), signal.SIGKILL)",
+    ]
+    (tmp_path / "script.py").write_text("\n".join(lines))
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    killed = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    worker = int((tmp_path / "worker").read_text())
+    for _ in range(300):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker is there after 30 seconds")
+
+
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch, quiet: Session, epochs_trained: list[int]) -> Session:
     """Return a session whose time is up once one epoch is trained."""
@@ -605,19 +631,6 @@ def test_runs_side_by_side_have_a_process_each(monkeypatch: pytest.MonkeyPatch) 
     with runner.workers("cpu", 2) as cpu, runner.workers("cuda", 2) as gpu:
         kinds = [type(cpu), type(gpu)]
     assert kinds == [concurrent.futures.ProcessPoolExecutor] * 2
-
-
-def test_a_worker_whose_parent_was_killed_stops_at_its_checkpoint(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: Session
-) -> None:
-    class Gone:
-        def is_alive(self) -> bool:
-            return False
-
-    monkeypatch.setattr(runner.multiprocessing, "parent_process", Gone)
-    task = runner.Task("tiny", "smoke", "relu-tiny", TINY, search=False)
-    assert runner.perform(task, quiet) is None
-    assert (tmp_path / "cache" / f"{TINY.id}.pt").exists()
 
 
 # --- what is kept of a network ------------------------------------------------------------------------------

@@ -1182,7 +1182,7 @@ def test_the_batches_tried_update_nothing(
     recipe: Recipe, small: Dataset, starve: Starve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[PaperSGD] = []
-    monkeypatch.setattr(PaperSGD, "step", steps.append)
+    monkeypatch.setattr(PaperSGD, "step", lambda update: steps.append(update))
     starve(6, None)
     with pytest.raises(StudyError):
         train(replace(recipe, net="hungry"), small)
