@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader has seen enough, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if options.command not in (_train, _run):
+            return 0
+        print(f"stopped, for want of a reader: {_left(options)}", file=sys.stderr)
+        return 141  # what a shell shows for SIGPIPE
     except KeyboardInterrupt:
         print(f"interrupted: {_left(options)}", file=sys.stderr)
         return 130
@@ -136,7 +140,7 @@ def _train(options: argparse.Namespace) -> None:
     dataset = data.load(recipe.data)
     if options.out:
         records.check_folder(options.out)
-    with parallel.joined(device), bar:
+    with parallel.joined(device), bar, _alone(options.checkpoint if told else None):
         result = train.train(
             recipe,
             dataset,
@@ -155,6 +159,24 @@ def _train(options: argparse.Namespace) -> None:
     if options.out:
         record = records.make(result, dataset, experiment="train", arm=recipe.net, scale=records.OWN, begun=begun)
         print(f"recorded {record['id']}: {records.append(record, options.out)}")
+
+
+@contextlib.contextmanager
+def _alone(checkpoint: Path | None) -> Iterator[None]:
+    """Keep other trainings from a checkpoint, which each would overwrite with its own.
+
+    Raises:
+        StudyError: another one is at it.
+    """
+    from alexnet_lib import files
+
+    lock = (
+        files.alone(checkpoint.with_name(f"{checkpoint.name}.lock")) if checkpoint else contextlib.nullcontext(True)
+    )
+    with lock as alone:
+        if not alone:
+            raise StudyError(f"checkpoint {checkpoint}: another training is at it: name another file, or wait")
+        yield
 
 
 def _fields(pairs: Sequence[str]) -> dict[str, Any]:

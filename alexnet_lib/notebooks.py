@@ -15,6 +15,8 @@ from alexnet_lib.recipes import StudyError, unknown
 from alexnet_lib.records import PROJECT
 
 FOLDER = PROJECT / "notebooks"
+FOLDERS = (ROOT_VARIABLE, "ALEXNET_RUNS", "ALEXNET_CACHE")
+"""Variables that name folders."""
 
 
 def find(name: str) -> Path:
@@ -48,16 +50,19 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> f
         if name not in known:
             raise unknown(f"parameter of notebook {notebook.stem!r}:", name, known)
     output.parent.mkdir(parents=True, exist_ok=True)
+    # The notebook runs in its own folder, where a relative path would name another place.
+    places = {name: str(Path(os.environ[name]).expanduser().absolute()) for name in FOLDERS if os.environ.get(name)}
     begin = time.perf_counter()
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            dict(parameters),
-            cwd=str(notebook.parent),
-            progress_bar=False,
-            extra_arguments=["--log-level=ERROR"],  # else each kernel warns that it talks to this machine unencrypted
-        )
+        with mock.patch.dict(os.environ, places):
+            papermill.execute_notebook(
+                str(notebook),
+                str(output),
+                dict(parameters),
+                cwd=str(notebook.parent),
+                progress_bar=False,
+                extra_arguments=["--log-level=ERROR"],  # else each kernel warns that it talks unencrypted
+            )
     except papermill.PapermillExecutionError as error:
         raise StudyError(
             f"notebook {notebook.stem}, cell {error.exec_count}: {error.ename}: {error.evalue} "

@@ -20,7 +20,7 @@ import torch
 from studies import ARMS, add_experiment, ended, falling, figure1, keep, move_in, pretend, record, write
 
 from alexnet_lib import __main__ as cli
-from alexnet_lib import bench, claims, data, experiments, notebooks, records, runner
+from alexnet_lib import bench, claims, data, experiments, files, notebooks, records, runner
 from alexnet_lib.data import Dataset
 from alexnet_lib.recipes import Recipe
 from alexnet_lib.records import Record
@@ -244,6 +244,15 @@ def test_a_checkpoint_of_another_recipe_is_refused(tell: Tell, recipe: Recipe, t
     told = tell(f"{line} seed=1")
     assert told.code == 2
     assert "written by another recipe (other seed)" in told.err
+
+
+def test_a_checkpoint_that_another_training_is_at_is_left_to_it(tell: Tell, recipe: Recipe, tmp_path: Path) -> None:
+    line = f"train tiny --data {recipe.data} --checkpoint {tmp_path}/run.pt {FAST}"
+    with files.alone(tmp_path / "run.pt.lock"):
+        told = tell(line)
+    assert (told.code, list(tmp_path.iterdir())) == (2, [])
+    assert told.err == f"error: checkpoint {tmp_path}/run.pt: another training is at it: name another file, or wait\n"
+    assert tell(line).code == 0
 
 
 # --- run, pending -------------------------------------------------------------------------------------------
@@ -553,6 +562,35 @@ def test_the_package_is_a_program_with_exit_codes(tmp_path: Path) -> None:
     )
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr.startswith("error: unknown experiment 'relu_vs_tahn': did you mean 'relu_vs_tanh'?")
+
+
+def test_a_training_whose_reader_leaves_says_what_is_kept_of_it(tmp_path: Path) -> None:
+    fields = ["batch=8", "epochs=500"]
+    command = [
+        "train",
+        "cifar-26pct",
+        "--data",
+        "synthetic:train=16,test=8",
+        "--checkpoint",
+        "run.pt",
+        "--set",
+        *fields,
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "alexnet_lib", *command],
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent), "PYTHONUNBUFFERED": "1"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as training:
+        assert training.stdout
+        assert training.stderr
+        assert "epoch   1" in training.stdout.readline()
+        training.stdout.close()
+        said = training.stderr.read()
+    assert said == "stopped, for want of a reader: the same command goes on from run.pt, if an epoch had ended\n"
+    assert training.returncode == 141
 
 
 def test_the_library_is_imported_only_by_the_command_that_needs_it() -> None:

@@ -86,6 +86,18 @@ def test_parameters_reach_the_notebook_which_runs_in_its_own_folder(tmp_path: Pa
     assert seconds > 0
 
 
+def test_folders_that_variables_name_are_the_caller_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("ALEXNET_DATA", "ALEXNET_RUNS", "ALEXNET_CACHE")
+    (tmp_path / "there").mkdir()
+    notebook = write(tmp_path / "there" / "study.ipynb", f"import os\nprint([os.environ.get(n) for n in {names}])")
+    monkeypatch.chdir(tmp_path)
+    for name, value in zip(names, ("here/data", "~/runs", ""), strict=True):
+        monkeypatch.setenv(name, value)
+    execute(notebook, tmp_path / "out.ipynb", {})
+    assert printed(tmp_path / "out.ipynb") == f"{[str(tmp_path / 'here' / 'data'), str(Path.home() / 'runs'), '']}\n"
+    assert os.environ["ALEXNET_DATA"] == "here/data"
+
+
 def test_a_failing_cell_is_named_and_its_output_kept(tmp_path: Path) -> None:
     notebook = write(
         tmp_path / "study.ipynb",
