@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import re
 import sys
@@ -20,6 +21,8 @@ from alexnet_lib.recipes import RATE_RULES, Recipe, StudyError, unknown
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 where a check found a difference, 2 for a mistake."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a minus sign is no reason to stop
     options = _parser().parse_args(arguments)
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ and options.command is not _train:

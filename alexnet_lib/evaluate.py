@@ -43,6 +43,11 @@ class Inputs:
                 f"recipe field 'crop': {size} pixels, but the images of {data.name} have {data.image_size}"
             )
         mean = centre_crop(data.mean[None], size)[0].contiguous()
+        if recipe.inputs != "raw" and not data.std:
+            raise StudyError(
+                f"recipe field 'inputs': {recipe.inputs!r} divides by the deviation of the images, and those of "
+                f"{data.name} are all alike: take 'raw', or other images"
+            )
         return cls(size, mean, 1.0 if recipe.inputs == "raw" else 1.0 / data.std)
 
     def __call__(self, images: Tensor) -> Tensor:

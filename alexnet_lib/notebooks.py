@@ -49,7 +49,12 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> f
     for name in parameters:
         if name not in known:
             raise unknown(f"parameter of notebook {notebook.stem!r}:", name, known)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"folder {output.parent} can't be made ({error.strerror}): choose another (--out)"
+        ) from error
     # The notebook runs in its own folder, where a relative path would name another place.
     places = {name: str(Path(os.environ[name]).expanduser().absolute()) for name in FOLDERS if os.environ.get(name)}
     begin = time.perf_counter()

@@ -221,12 +221,20 @@ def read(folder: Path | None = None, *, experiment: str = "*", scale: str | None
 
     A line that is damaged is named in a warning (file, line, reason) and passed over; of two records of one
     experiment, scale and id the first counts.
+
+    Raises:
+        StudyError: a file can't be read.
     """
     found: dict[tuple[str, str, str], Record] = {}
     for path in sorted(runs_folder(folder).glob(f"{experiment}.jsonl")):
-        with path.open("rb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH)
-            lines = file.read().splitlines()
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+                lines = file.read().splitlines()
+        except OSError as error:
+            raise StudyError(
+                f"records {path} can't be read ({error.strerror}): set its permissions, or move it away"
+            ) from None
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -333,6 +334,14 @@ def test_an_interrupted_command_says_what_is_kept_of_it(line: str, left: str) ->
 
 def test_a_benchmark_of_no_round_is_refused(tell: Tell) -> None:
     assert tell("bench --rounds 0").err == "error: --rounds 0: take 1 or more\n"
+
+
+def test_a_terminal_without_a_minus_sign_gets_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding="ascii", write_through=True) as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert cli.main(["claims"]) == 0
+        assert "paper ?1.4" in written.getvalue().decode("ascii")
 
 
 def test_a_ledger_that_can_not_be_written_is_named(tell: Tell, tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def crops(photos: Dataset) -> Inputs:
     return Inputs.of(Recipe(crop=6, inputs="unit"), photos)
 
 
+def test_images_that_are_all_alike_can_t_be_scaled() -> None:
+    grey = Split(torch.full((4, 8, 8, 3), 7, dtype=torch.uint8), torch.arange(4) % 2)
+    alike = Dataset("grey", grey, grey, ("a", "b"), digest(grey, grey))
+    with pytest.raises(StudyError, match=r"'inputs': 'unit' .* those of grey are all alike: take 'raw'"):
+        Inputs.of(Recipe(inputs="unit"), alike)
+    assert Inputs.of(Recipe(inputs="raw"), alike).scale == 1.0
+
+
 def by_hand(model: nn.Module, images: Tensor, y: int, x: int, photos: Dataset, flip: bool = False) -> Tensor:
     """Softmax outputs for the 6-pixel views at (y, x), written out from the pixels."""
     known = photos.train.images.double()

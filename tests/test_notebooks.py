@@ -98,6 +98,12 @@ def test_folders_that_variables_name_are_the_caller_s(tmp_path: Path, monkeypatc
     assert os.environ["ALEXNET_DATA"] == "here/data"
 
 
+def test_a_place_where_no_folder_can_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StudyError, match=r"folder .*file can't be made \(File exists\): choose another \(--out\)"):
+        execute(write(tmp_path / "study.ipynb"), tmp_path / "file" / "study.ipynb", {})
+
+
 def test_a_failing_cell_is_named_and_its_output_kept(tmp_path: Path) -> None:
     notebook = write(
         tmp_path / "study.ipynb",

@@ -243,6 +243,12 @@ def test_a_damaged_line_is_named_with_file_and_line(
         records.read()
 
 
+def test_a_records_file_that_can_t_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "trial.jsonl").mkdir()
+    with pytest.raises(StudyError, match=r"records .*trial\.jsonl can't be read \(Is a directory\): set its"):
+        records.read(tmp_path)
+
+
 @pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_damaged_line_is_passed_over_alone(
     record: Record, tmp_path: Path, damage: Callable[[Record], bytes]
