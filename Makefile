@@ -10,6 +10,9 @@ LOCKED := --require-hashes --only-binary :all: -r requirements.txt
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
+# Processes side by side in tests: as many as cores, but no more than the memory of an ordinary machine allows.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, os.cpu_count() or 2)))')
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup book test lint smoke clean distclean lock
@@ -57,13 +60,13 @@ book: setup
 
 test: lint
 	@echo "== tests"
-	@$(PY) -m pytest -p no:nbval -n 2
+	@$(PY) -m pytest -p no:nbval -n $(JOBS)
 	@echo "== notebooks: every published number follows from the records"
-	@printf '%s\n' notebooks/*.ipynb | xargs -P 2 -n 5 $(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600
+	@printf '%s\n' notebooks/*.ipynb | xargs -P $(JOBS) -n 5 $(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600
 	@$(MAKE) --no-print-directory smoke
 	@echo "== book, of the notebooks as nbval has just held them against the records"
 	@$(PY) book/build.py --kept
-	@$(PY) -m pytest -p no:nbval -n 2 tests/book
+	@$(PY) -m pytest -p no:nbval -n $(JOBS) tests/book
 
 # Always from nothing, so that the trainings happen: the records go to a folder of their own. One notebook trains what
 # it needs by itself; the other experiments are trained in one go, which starts fewer processes, and read by the rest.
@@ -75,7 +78,7 @@ smoke: setup
 	@$(PY) -m alexnet_lib notebook 03_overlapping_pooling --scale smoke --out build/smoke/notebooks
 	@$(PY) -m alexnet_lib run --scale smoke
 	@printf '%s\n' notebooks/*.ipynb | grep -v 03_over | \
-	    xargs -P 2 -n 5 $(PY) -m alexnet_lib notebook --scale smoke --out build/smoke/notebooks
+	    xargs -P $(JOBS) -n 5 $(PY) -m alexnet_lib notebook --scale smoke --out build/smoke/notebooks
 
 lint: setup
 	@echo "== ruff, mypy"

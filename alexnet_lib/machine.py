@@ -10,10 +10,18 @@ from pathlib import Path
 
 import torch
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Where a container sees how much of the processor it may use: microseconds of each period, or ``max``."""
+
 
 def cores() -> int:
-    """Return how many cores this process may use: under ``taskset``, or Slurm, fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: under ``taskset``, Slurm or a container's quota fewer than all."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, QUOTA.read_text().split())
+    except (OSError, ValueError):  # no such file, or no quota
+        return bound
+    return min(bound, max(1, quota // period))
 
 
 def cpu_model() -> str:

@@ -16,6 +16,11 @@ def test_a_cpu_whose_kernel_tells_no_model_is_named_all_the_same(monkeypatch: py
     assert machine.cpu_model() != ""
 
 
+@pytest.fixture(autouse=True)
+def _no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "QUOTA", Path("/nowhere"))
+
+
 def test_a_process_that_may_use_a_part_of_the_cores_counts_that_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 5}, raising=False)
     assert machine.cores() == 2
@@ -25,6 +30,25 @@ def test_where_no_part_can_be_told_all_cores_count(monkeypatch: pytest.MonkeyPat
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert machine.cores() == 3
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("200000 100000", 2),
+        ("250000 100000", 2),
+        ("50000 100000", 1),
+        ("900000 100000", 4),
+        ("max 100000", 4),
+        ("", 4),
+    ],
+)
+def test_a_container_s_quota_counts(quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
+    assert machine.cores() == 4
+    machine.QUOTA.write_text(f"{quota}\n")
+    assert machine.cores() == cores
 
 
 def test_the_peak_of_memory_holds_what_was_allocated() -> None:
