@@ -7,6 +7,7 @@ from the same data.
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -192,33 +193,35 @@ def by_level(
 
 
 def curves(results: Mapping[str, ArmResult], names: Mapping[str, str] | None = None) -> Figure:
-    """Draw training and test error against epochs, side by side, every seed a line and an arm a colour.
+    """Draw training and test error against epochs, every seed a line, and the test error that each seed ended at.
 
-    Both of one view after the epoch, without augmentation and dropout. ``names``: the arms to draw -> their labels.
+    All of one view after the epoch, without augmentation and dropout. The last panel, which names the arms and shows
+    their means, has a scale of its own, where arms a point apart can be told apart. ``names``: the arms to draw ->
+    their labels.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(9.0, 3.9), sharey=True)
+    figure, (training, test, end) = plt.subplots(1, 3, figsize=(10.0, 3.9), width_ratios=(3, 3, 2))
     labels = names or {name: name for name in results}
-    for (name, label), (colour, line) in zip(labels.items(), itertools.cycle(LINES), strict=False):
-        for panel, key in zip(panels, ("train_error_after", "test_error"), strict=True):
-            for number, run in enumerate(results[name].runs.values()):
+    for place, (name, (colour, line)) in enumerate(zip(labels, itertools.cycle(LINES), strict=False)):
+        runs = list(results[name].runs.values())
+        for panel, key in ((training, "train_error_after"), (test, "test_error")):
+            for run in runs:
                 errors = [100 * epoch[key] for epoch in run["history"]]
-                panel.plot(
-                    range(1, len(errors) + 1),
-                    errors,
-                    line,
-                    color=colour,
-                    linewidth=1.0,
-                    alpha=0.8,
-                    label="" if number else f"{label}, n = {len(results[name].runs)}",
-                )
-    for panel, title in zip(panels, ("training images", "test images"), strict=True):
+                panel.plot(range(1, len(errors) + 1), errors, line, color=colour, linewidth=1.0, alpha=0.8)
+        if runs:
+            ends = [100 * run["history"][-1]["test_error"] for run in runs]
+            end.plot([place] * len(ends), ends, "o", color=colour, markersize=4, alpha=0.6)
+            end.plot([place - 0.4, place + 0.4], [statistics.fmean(ends)] * 2, line, color=colour)
+    for panel, title in ((training, "training images"), (test, "test images")):
         panel.set(title=title, xlabel="epochs", ylim=(0, None), xlim=(0, None))
         panel.locator_params(axis="x", integer=True)
-    panels[0].set_ylabel("error, %")
-    if panels[1].lines:
-        panels[1].legend(fontsize=9)
-    else:
-        _no_run(panels[0])
+    test.sharey(training)
+    test.tick_params(labelleft=False)
+    training.set_ylabel("error, %")
+    end.set(title="test images, at the end", xlim=(-0.6, len(labels) - 0.4))
+    names_and_runs = [f"{label}, n = {len(results[name].runs)}" for name, label in labels.items()]
+    end.set_xticks(range(len(labels)), names_and_runs, rotation=35, ha="right", rotation_mode="anchor")
+    if not test.lines:
+        _no_run(training)
     return figure
 
 

@@ -303,7 +303,7 @@ def test_without_a_number_of_the_paper_levels_have_no_star() -> None:
 
 
 def test_curves_are_the_errors_of_one_view_after_the_epoch_in_per_cent(dropout: Results) -> None:
-    training, test = plots.curves(dropout).axes
+    training, test, _ = plots.curves(dropout).axes
     assert (training.get_title("left"), test.get_title("left")) == ("training images", "test images")
     for panel, key in ((training, "train_error_after"), (test, "test_error")):
         expected = [
@@ -315,7 +315,7 @@ def test_curves_are_the_errors_of_one_view_after_the_epoch_in_per_cent(dropout: 
 
 
 def test_every_arm_has_its_colour_and_dashes_and_every_seed_the_arm_s(dropout: Results) -> None:
-    for panel in plots.curves(dropout).axes:
+    for panel in plots.curves(dropout).axes[:2]:
         styles = [(line.get_color(), line.get_linestyle()) for line in panel.get_lines()]
         assert styles == [(plots.BLUE, "-")] * 2 + [(plots.RED, "--")]
 
@@ -325,19 +325,35 @@ def legend(panel: Axes) -> list[str]:
     return [text.get_text() for text in found.get_texts()] if found else []
 
 
-def test_the_legend_names_every_arm_once_with_its_runs(dropout: Results) -> None:
-    training, test = plots.curves(dropout).axes
-    assert (legend(training), legend(test)) == ([], ["base, n = 2", "no-dropout, n = 1"])
+def arms_named(panel: Axes) -> list[str]:
+    return [label.get_text() for label in panel.get_xticklabels()]
+
+
+def test_the_last_panel_names_every_arm_with_its_runs(dropout: Results) -> None:
+    assert arms_named(plots.curves(dropout).axes[2]) == ["base, n = 2", "no-dropout, n = 1"]
 
 
 def test_only_the_arms_that_are_asked_for_are_drawn_by_their_names(dropout: Results) -> None:
-    training, test = plots.curves(dropout, {"no-dropout": "without"}).axes
-    assert (len(training.get_lines()), legend(test)) == (1, ["without, n = 1"])
+    training, _, end = plots.curves(dropout, {"no-dropout": "without"}).axes
+    assert (len(training.get_lines()), arms_named(end)) == (1, ["without, n = 1"])
+
+
+def test_the_errors_at_the_end_are_dots_of_the_arm_s_colour_with_their_mean(dropout: Results) -> None:
+    end = plots.curves(dropout).axes[2]
+    for place, arm in enumerate(("base", "no-dropout")):
+        dots, mean = end.get_lines()[2 * place : 2 * place + 2]
+        errors = [100 * run["history"][-1]["test_error"] for run in dropout[arm].runs.values()]
+        assert points(dots) == pytest.approx(np.array([(place, error) for error in errors]))
+        assert points(mean) == pytest.approx(np.array([(place + x, np.mean(errors)) for x in (-0.4, 0.4)]))
+        assert (dots.get_color(), mean.get_color(), mean.get_linestyle()) == [
+            (plots.BLUE, plots.BLUE, "-"),
+            (plots.RED, plots.RED, "--"),
+        ][place]
 
 
 def test_curves_without_a_run_say_so(tmp_path: Path) -> None:
-    training, test = plots.curves(evidence.results("dropout", "laptop", tmp_path)).axes
-    assert (words(training), test.get_legend()) == ("no run yet", None)
+    training, *_, end = plots.curves(evidence.results("dropout", "laptop", tmp_path)).axes
+    assert (words(training), arms_named(end)) == ("no run yet", ["base, n = 0", "no-dropout, n = 0"])
 
 
 # --- kernels ------------------------------------------------------------------------------------------------
