@@ -62,7 +62,7 @@ test: lint
 	@echo "== tests"
 	@$(PY) -m pytest -p no:nbval -n $(JOBS)
 	@echo "== notebooks: every published number follows from the records"
-	@printf '%s\n' notebooks/*.ipynb | xargs -P $(JOBS) -n 5 $(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600
+	@printf '%s\n' notebooks/*.ipynb | xargs -P $(JOBS) -n 6 $(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600
 	@$(MAKE) --no-print-directory smoke
 	@echo "== book, of the notebooks as nbval has just held them against the records"
 	@$(PY) book/build.py --kept
