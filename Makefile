@@ -10,8 +10,9 @@ LOCKED := --require-hashes --only-binary :all: -r requirements.txt
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
-# Processes side by side in tests: as many as cores, but no more than the memory of an ordinary machine allows.
-JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(4, max(2, os.cpu_count() or 2)))')
+# Processes side by side in tests: as many as cores, up to four, each of which can need 3 GB of memory.
+JOBS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"); \
+    print(max(2, min(4, os.cpu_count() or 2, memory // 2**32)))')
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -24,6 +25,7 @@ help:
 	@echo "make book SCALE=smoke  6 min            the same after training every experiment on generated images"
 	@echo "                                        (SCALE=laptop: real data, hours on 2 cores; SCALE=gpu: one GPU)"
 	@echo "make test              12 min           lint, tests, published numbers, smoke training, pages of the book"
+	@echo "                                        (JOBS=n: so many processes; else one a core, two to four)"
 	@echo "make smoke             4 min            only the smoke training: each notebook once on generated images"
 	@echo "make lint              1 min            ruff and mypy; seconds when nothing changed"
 	@echo "make setup             2 min            install: 3.2 GB of downloads, 6.2 GB on disk; the others call it"
