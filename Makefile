@@ -12,20 +12,20 @@ export OMP_NUM_THREADS
 
 # Processes side by side in tests: as many as cores, up to four, each of which can need 3 GB of memory.
 JOBS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"); \
-    print(max(2, min(4, os.cpu_count() or 2, memory // 2**32)))')
+    print(max(2, min(4, len(os.sched_getaffinity(0)), memory // 2**32)))')
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup book test lint smoke clean distclean lock
 
-# Times are of 2 cores with AVX-512 and without other work, rounded up; with AVX2 only they are over half as much again.
+# Times are of 2 cores with AVX-512 and without other work, rounded up; with AVX2 only about half as much again.
 help:
 	@echo "target                 cost             what it does"
 	@echo "make book              3 min            build the book from the published records, print its front page"
 	@echo "make book SCALE=smoke  6 min            the same after training every experiment on generated images"
 	@echo "                                        (SCALE=laptop: real data, hours on 2 cores; SCALE=gpu: one GPU)"
 	@echo "make test              12 min           lint, tests, published numbers, smoke training, pages of the book"
-	@echo "                                        (JOBS=n: so many processes; else one a core, two to four)"
+	@echo "                                        (JOBS=n processes; else two to four, by cores and memory)"
 	@echo "make smoke             4 min            only the smoke training: each notebook once on generated images"
 	@echo "make lint              1 min            ruff and mypy; seconds when nothing changed"
 	@echo "make setup             2 min            install: 3.2 GB of downloads, 6.2 GB on disk; the others call it"

@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ and options.command is not _train:
             raise StudyError(f"torchrun starts many processes for one training: run {options.name!r} without it")
-        return int(options.command(options) or 0)
+        code = int(options.command(options) or 0)
+        sys.stdout.flush()
+        return code
     except StudyError as error:
         from alexnet_lib import parallel
 
@@ -35,10 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader has seen enough, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if options.command not in (_train, _run):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        if options.command in (_pending, _claims):
             return 0
-        print(f"stopped, for want of a reader: {_left(options)}", file=sys.stderr)
+        try:
+            print(f"stopped, for want of a reader: {_left(options)}", file=sys.stderr)
+        except BrokenPipeError:  # of both, as in `2>&1 | head`
+            os.dup2(nowhere, sys.stderr.fileno())
         return 141  # what a shell shows for SIGPIPE
     except KeyboardInterrupt:
         print(f"interrupted: {_left(options)}", file=sys.stderr)
@@ -139,11 +145,12 @@ def _train(options: argparse.Namespace) -> None:
         bar.update()
         if told:
             tqdm.write(runner.epoch_line(recipe.net, epoch), file=sys.stdout)
+            sys.stdout.flush()
 
     dataset = data.load(recipe.data)
     if options.out:
         records.check_folder(options.out)
-    with parallel.joined(device), bar, _alone(options.checkpoint if told else None):
+    with parallel.joined(device), bar, _alone(options.checkpoint):
         result = train.train(
             recipe,
             dataset,
@@ -155,13 +162,16 @@ def _train(options: argparse.Namespace) -> None:
         )
     if not told:
         return
+    said = []
+    if options.out:
+        record = records.make(result, dataset, experiment="train", arm=recipe.net, scale=records.OWN, begun=begun)
+        said = [f"recorded {record['id']}: {records.append(record, options.out)}"]  # before a reader can be gone
     print(f"{result.outcome}; " + ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items()))
     if isinstance(dataset.train.images, store.Jpegs) and result.cost["train_seconds"]:  # none without a whole epoch
         share = result.cost["wait_seconds"] / result.cost["train_seconds"]
         print(f"{100 * share:.1f} % of the training's time went by in waiting for images from disk")
-    if options.out:
-        record = records.make(result, dataset, experiment="train", arm=recipe.net, scale=records.OWN, begun=begun)
-        print(f"recorded {record['id']}: {records.append(record, options.out)}")
+    for line in said:
+        print(line)
 
 
 @contextlib.contextmanager
@@ -171,13 +181,17 @@ def _alone(checkpoint: Path | None) -> Iterator[None]:
     Raises:
         StudyError: another one is at it.
     """
-    from alexnet_lib import files
+    import torch
 
-    lock = (
-        files.alone(checkpoint.with_name(f"{checkpoint.name}.lock")) if checkpoint else contextlib.nullcontext(True)
-    )
+    from alexnet_lib import files, parallel
+
+    if checkpoint is not None and checkpoint.is_dir():
+        raise StudyError(f"checkpoint {checkpoint} is a folder: name a file")
+    lock: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(True)
+    if checkpoint is not None and parallel.rank() == 0:  # which writes it
+        lock = files.alone(checkpoint.with_name(f"{checkpoint.name}.lock"))
     with lock as alone:
-        if not alone:
+        if parallel.total(torch.tensor(float(not alone))):  # known to all processes of the run
             raise StudyError(f"checkpoint {checkpoint}: another training is at it: name another file, or wait")
         yield
 
@@ -288,7 +302,7 @@ def _out(options: argparse.Namespace) -> Path:
     """Return the folder that one's own records go to; published ones are added to by naming ``data/runs``."""
     from alexnet_lib import records
 
-    return Path(options.out or os.environ.get("ALEXNET_RUNS") or records.PROJECT / "build" / "runs")
+    return Path(options.out or os.environ.get("ALEXNET_RUNS") or records.PROJECT / "build" / "runs").expanduser()
 
 
 def _named(options: argparse.Namespace) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Where a container sees how much of the processor it may use: microseconds of each period, or ``max``."""
+"""Where a container (Linux, cgroup v2) sees its share of the processor: microseconds in a period, or ``max``."""
 
 
 def cores() -> int:

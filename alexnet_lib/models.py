@@ -405,8 +405,10 @@ def build(
             std, bias = gain / math.sqrt(_fan_in(layer)), 0.0
         assert layer.bias is not None
         # Not by to_empty(), which takes a second to import what it needs.
-        layer.weight = nn.Parameter(torch.empty(layer.weight.shape).normal_(generator=generator).mul_(std))
-        layer.bias = nn.Parameter(torch.full(layer.bias.shape, bias))
+        layer.weight = nn.Parameter(
+            torch.empty(layer.weight.shape, device="cpu").normal_(generator=generator).mul_(std)
+        )
+        layer.bias = nn.Parameter(torch.full(layer.bias.shape, bias, device="cpu"))
     return model
 
 

@@ -19,14 +19,14 @@ class PaperSGD:
     so after a cut the old velocity keeps its size; ``torch.optim.SGD`` multiplies the whole velocity by the
     new rate and differs for the 10 to 20 updates that the old one takes to fade. At a constant rate both agree.
 
-    No ``torch.optim.Optimizer``: its constructor imports torch's compiler, which takes each process that trains as
-    long again as importing torch. What is here is called as there.
+    No subclass of ``torch.optim.Optimizer``, whose constructor imports torch's compiler: that takes as long as
+    importing torch itself, in every process that trains.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], momentum: float) -> None:
         """Start without velocity; a group has ``params``, their ``rate`` and ``decay``, and what the caller adds."""
         self.param_groups = [
-            {**group, "momentum": momentum, "velocities": [torch.zeros_like(w.detach()) for w in group["params"]]}
+            {**group, "momentum": momentum, "velocities": [torch.zeros_like(w) for w in group["params"]]}
             for group in groups
         ]
 
@@ -56,9 +56,10 @@ class PaperSGD:
         return {"state": {number: {"velocity": velocity} for number, velocity in enumerate(self._velocities())}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from velocities that `state_dict` returned."""
-        for mine, theirs in zip(self._velocities(), state["state"].values(), strict=True):
-            mine.copy_(theirs["velocity"])
+        """Go on from velocities that `state_dict` returned; weights that had none yet begin without."""
+        for number, velocity in enumerate(self._velocities()):
+            if number in state["state"]:
+                velocity.copy_(state["state"][number]["velocity"])
 
     def _velocities(self) -> Iterator[Tensor]:
         for group in self.param_groups:

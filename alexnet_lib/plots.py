@@ -200,6 +200,7 @@ def curves(results: Mapping[str, ArmResult], names: Mapping[str, str] | None = N
     their labels.
     """
     figure, (training, test, end) = plt.subplots(1, 3, figsize=(10.0, 3.9), width_ratios=(3, 3, 2))
+    test.sharey(training)
     labels = names or {name: name for name in results}
     for place, (name, (colour, line)) in enumerate(zip(labels, itertools.cycle(LINES), strict=False)):
         runs = list(results[name].runs.values())
@@ -207,14 +208,13 @@ def curves(results: Mapping[str, ArmResult], names: Mapping[str, str] | None = N
             for run in runs:
                 errors = [100 * epoch[key] for epoch in run["history"]]
                 panel.plot(range(1, len(errors) + 1), errors, line, color=colour, linewidth=1.0, alpha=0.8)
-        if runs:
-            ends = [100 * run["history"][-1]["test_error"] for run in runs]
+        ends = [100 * run["history"][-1]["test_error"] for run in runs if run["outcome"] == "completed"]
+        if ends:
             end.plot([place] * len(ends), ends, "o", color=colour, markersize=4, alpha=0.6)
             end.plot([place - 0.4, place + 0.4], [statistics.fmean(ends)] * 2, line, color=colour)
     for panel, title in ((training, "training images"), (test, "test images")):
         panel.set(title=title, xlabel="epochs", ylim=(0, None), xlim=(0, None))
         panel.locator_params(axis="x", integer=True)
-    test.sharey(training)
     test.tick_params(labelleft=False)
     training.set_ylabel("error, %")
     end.set(title="test images, at the end", xlim=(-0.6, len(labels) - 0.4))

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from alexnet_lib.data import Dataset
 from alexnet_lib.files import written
 from alexnet_lib.machine import cpu_model, peak_memory
 from alexnet_lib.recipes import Recipe, StudyError
-from alexnet_lib.train import Result
+from alexnet_lib.train import Epoch, Result
 
 SCHEMA = 1
 PROJECT = Path(__file__).resolve().parent.parent
@@ -55,11 +55,18 @@ KEYS = (
     "cost",
     "provenance",
 )
+INNER = {
+    "data": {"name", "digest"},
+    "history": {field.name for field in fields(Epoch)},  # of each epoch
+    "cost": {"train_seconds", "evaluate_seconds"},
+    "provenance": {"commit", "device", "dirty"},
+}
+"""What readers of records rely on within them."""
 
 
 def runs_folder(folder: Path | None = None) -> Path:
     """Return the folder of records: ``folder``, else the variable ``ALEXNET_RUNS``, else ``data/runs``."""
-    return folder or Path(os.environ.get("ALEXNET_RUNS") or PUBLISHED)
+    return folder or Path(os.environ.get("ALEXNET_RUNS") or PUBLISHED).expanduser()
 
 
 def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str, begun: datetime) -> Record:
@@ -233,7 +240,7 @@ def read(folder: Path | None = None, *, experiment: str = "*", scale: str | None
                 lines = file.read().splitlines()
         except OSError as error:
             raise StudyError(
-                f"records {path} can't be read ({error.strerror}): set its permissions, or move it away"
+                f"records {path} can't be read ({error.strerror}): set its permissions, or name another folder"
             ) from None
         for number, line in enumerate(lines, 1):
             try:
@@ -345,6 +352,10 @@ def _check(record: Any) -> None:
     for key, kind in kinds.items():
         if not isinstance(record[key], kind):
             raise ValueError(f"{key} is no {kind.__name__}")
+    for key, names in INNER.items():
+        for part in record[key] if key == "history" else [record[key]]:
+            if not isinstance(part, dict) or not names <= part.keys():
+                raise ValueError(f"{key} lacks {', '.join(sorted(names.difference(part or ())))}")
     identity = Recipe.parse(record["recipe"]).id
     if record["id"] != identity:
         raise ValueError(f"id {record['id']} is not its recipe's ({identity}): edited by hand?")

@@ -161,7 +161,11 @@ class OutOfTime(Exception):
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else what is left of the line is in the way of a worker's end
+        raise
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ class Session:
 
     def checkpoint(self, run: str) -> Path:
         """Return a run's checkpoint, outside the tree: variable ``ALEXNET_CACHE`` or ``~/.cache/alexnet-study``."""
-        cache = Path(os.environ.get("ALEXNET_CACHE") or Path.home() / ".cache" / "alexnet-study")
+        cache = Path(os.environ.get("ALEXNET_CACHE") or "~/.cache/alexnet-study").expanduser()
         return cache / ("again" if self.again else ".") / f"{run}.pt"
 
     def alone(self, run: str) -> contextlib.AbstractContextManager[bool]:
@@ -279,6 +283,7 @@ def perform(task: Task, session: Session) -> Ended | None:
 
 def attempt(task: Task, session: Session) -> Ended | StudyError | None:
     """Do `perform`, returning a StudyError instead of raising it: executors do again what raises."""
+    _end_with_parent()
     if session.version not in (None, records.version()):
         return StudyError(f"{platform.node()} has alexnet_lib of {records.version()}, the caller {session.version}")
     try:
@@ -452,16 +457,18 @@ def workers(device: str, jobs: int) -> concurrent.futures.Executor:
     if device == "cpu":
         for name, value in ALLOCATOR.items():
             os.environ.setdefault(name, value)
-    return concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _end_with_parent)
+    return concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
 
 
+@functools.cache  # once in a process
 def _end_with_parent() -> None:
-    """Let a worker end when the process that started it is killed: else it would keep its memory, waiting for tasks.
+    """Let a worker end when the process that started it is killed, of whatever executor it is.
 
-    Its run goes on in the process that takes it up next, from the checkpoint.
+    It would else train on beside the process that takes up its run, and then keep its memory, waiting for tasks.
     """
     parent = multiprocessing.parent_process()
-    assert parent is not None
+    if parent is None:
+        return
 
     def watch() -> None:
         parent.join()

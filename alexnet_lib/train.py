@@ -37,7 +37,7 @@ SHARING = 32
 AHEAD = 2**26
 """Input values that a GPU makes at a time: 300 batches of 24-pixel crops, 3 of 224-pixel ones."""
 WARM_UPDATES = 3
-"""Updates before one is recorded, to be replayed: the first of all choose algorithms and allocate velocities."""
+"""Updates before one is recorded, to be replayed: the first of all choose algorithms."""
 
 
 def measured_again(images: int) -> int:
@@ -467,7 +467,6 @@ class Trainer:
             )
         if state["digest"] != self.data.digest:
             raise StudyError(f"checkpoint {path}: written on other data than {self.data.name}: move it away")
-        self.replayed = None  # its velocities are others
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         for stream, saved in zip(self._streams, state["generators"], strict=True):

@@ -68,6 +68,8 @@ def main() -> int:
     source.add_argument("--kept", action="store_true", help="show the outputs kept in the notebooks, execute none")
     arguments = parser.parse_args()
     scale = arguments.scale
+    if arguments.kept:
+        os.environ.pop("ALEXNET_RUNS", None)  # the outputs kept are those of the published records
     begun = time.perf_counter()
     try:
         if scale:
@@ -177,7 +179,7 @@ def command_line_page() -> str:
 
 
 def stage_notebooks(scale: str | None, *, kept: bool) -> dict[str, float]:
-    """Put every notebook into the staging folder, executed or as ``kept``; return the seconds that each took."""
+    """Put every notebook into the staging folder, executed or as ``kept``; return the seconds that executing took."""
     pages = {
         source: STAGE / ("index.ipynb" if source.stem == FRONT else source.name)
         for source in sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -269,7 +271,7 @@ def write_status(scale: str, seconds: dict[str, float]) -> None:
     tables = {
         "notebooks": table(["Notebook", "Seconds"], [(name, f"{value:.1f}") for name, value in seconds.items()])
         if seconds
-        else "None was executed for this build.\n",
+        else "This build shows the outputs kept in the notebooks, and executed none.\n",
         "versions": table(["Package", "Version"], versions),
         "machine": table(["", "This build"], here),
         "records": table(

@@ -247,6 +247,11 @@ def test_a_checkpoint_of_another_recipe_is_refused(tell: Tell, recipe: Recipe, t
     assert "written by another recipe (other seed)" in told.err
 
 
+def test_a_checkpoint_that_is_a_folder_is_refused(tell: Tell, recipe: Recipe, tmp_path: Path) -> None:
+    told = tell(f"train tiny --data {recipe.data} --checkpoint {tmp_path} {FAST}")
+    assert (told.code, told.err) == (2, f"error: checkpoint {tmp_path} is a folder: name a file\n")
+
+
 def test_a_checkpoint_that_another_training_is_at_is_left_to_it(tell: Tell, recipe: Recipe, tmp_path: Path) -> None:
     line = f"train tiny --data {recipe.data} --checkpoint {tmp_path}/run.pt {FAST}"
     with files.alone(tmp_path / "run.pt.lock"):
@@ -410,7 +415,7 @@ def test_publish_refuses_runs_of_code_that_no_commit_holds(
     study: Path, tell: Tell, provenance: dict[str, object]
 ) -> None:
     good, bad = (record(RELU, falling(3.0), seed=seed) for seed in (0, 1))
-    write(study, [{**bad, "provenance": provenance}, good])
+    write(study, [{**bad, "provenance": {**bad["provenance"], **provenance}}, good])
     told = tell(f"publish {study}")
     assert (told.code, f"refused   {bad['id']}: " in told.out) == (1, True)
     assert records.read(records.PUBLISHED) == [good]
@@ -587,7 +592,7 @@ def test_a_training_whose_reader_leaves_says_what_is_kept_of_it(tmp_path: Path) 
     ]
     with subprocess.Popen(
         [sys.executable, "-m", "alexnet_lib", *command],
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)},
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -600,6 +605,20 @@ def test_a_training_whose_reader_leaves_says_what_is_kept_of_it(tmp_path: Path) 
         said = training.stderr.read()
     assert said == "stopped, for want of a reader: the same command goes on from run.pt, if an epoch had ended\n"
     assert training.returncode == 141
+
+
+def test_both_readers_of_a_session_may_leave(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m alexnet_lib run dropout --scale smoke --jobs 1 --out {tmp_path}"
+    told = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} 2>&1 | head -n 1"],
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent), "ALEXNET_CACHE": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 141
+    assert (len(told.stdout.splitlines()), told.stderr) == (1, "")
 
 
 def test_the_library_is_imported_only_by_the_command_that_needs_it() -> None:

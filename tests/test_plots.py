@@ -351,6 +351,24 @@ def test_the_errors_at_the_end_are_dots_of_the_arm_s_colour_with_their_mean(drop
         ][place]
 
 
+def test_a_run_that_diverged_in_its_first_epoch_has_no_curve_and_no_end(dropout: Results) -> None:
+    (run,) = dropout["no-dropout"].runs.values()
+    run |= {"outcome": "diverged: loss not finite", "history": []}
+    training, _, end = plots.curves(dropout).axes
+    assert [len(points(line)) for line in training.get_lines()][-1] == 0
+    assert len(end.get_lines()) == 2  # those of the other arm
+
+
+def test_the_highest_test_error_is_in_sight(dropout: Results) -> None:
+    for run in dropout["base"].runs.values():
+        for epoch in run["history"]:
+            epoch["test_error"] = 2 * epoch["train_error_after"]
+    training, test, _ = plots.curves(dropout).axes
+    highest = max(np.max(line.get_ydata()) for line in test.get_lines())
+    assert test.get_ylim() == training.get_ylim()
+    assert test.get_ylim()[1] > highest
+
+
 def test_curves_without_a_run_say_so(tmp_path: Path) -> None:
     training, *_, end = plots.curves(evidence.results("dropout", "laptop", tmp_path)).axes
     assert (words(training), arms_named(end)) == ("no run yet", ["base, n = 0", "no-dropout, n = 0"])

@@ -42,7 +42,7 @@ def ended(recipe: Recipe) -> Result:
         history=[EPOCH, replace(EPOCH, epoch=1, loss=0.1 + 0.2)],
         outcome="completed",
         scores={"test_error": 0.875},
-        cost={"train_seconds": 3.0},
+        cost={"train_seconds": 3.0, "evaluate_seconds": 1.0},
     )
 
 
@@ -227,6 +227,10 @@ DAMAGED = {
     "a key is missing": lambda record: line({k: v for k, v in record.items() if k != "scores"}),
     "a recipe with an unknown field": lambda record: line({**record, "recipe": {"colour": 1}}),
     "a recipe that is a list": lambda record: line({**record, "recipe": []}),
+    "an epoch without its numbers": lambda record: line({**record, "history": [{}]}),
+    "an epoch that is a number": lambda record: line({**record, "history": [1]}),
+    "no commit": lambda record: line({**record, "provenance": {}}),
+    "no cost": lambda record: line({**record, "cost": {}}),
     "no recipe": lambda record: line({**record, "recipe": None}),
     "an experiment that is a list": lambda record: line({**record, "experiment": ["trial"]}),
     "an id that is not its recipe's": lambda record: line({**record, "id": "0" * 16}),

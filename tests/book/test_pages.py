@@ -216,12 +216,12 @@ class Watch:
 LOOKS = [("light", 1280), ("dark", 1280), ("dark", 360), ("light", 360)]
 
 
-# One call for all questions about a page or a look: each takes the browser a frame and more.
 UNTIL = """window.until = async done => {
   for (const end = performance.now() + 10_000; !done() && performance.now() < end;)
     await new Promise(requestAnimationFrame);
 }"""
 
+# One call for all questions about a look or a page: each takes the browser a frame and more.
 LOOKED_AT = """async scheme => {
   const root = document.documentElement;
   await until(() => root.dataset.theme === scheme);
