@@ -162,16 +162,16 @@ def _train(options: argparse.Namespace) -> None:
         )
     if not told:
         return
-    said = []
-    if options.out:
+    recorded = ""
+    if options.out:  # before a reader of what is printed can be gone
         record = records.make(result, dataset, experiment="train", arm=recipe.net, scale=records.OWN, begun=begun)
-        said = [f"recorded {record['id']}: {records.append(record, options.out)}"]  # before a reader can be gone
+        recorded = f"recorded {record['id']}: {records.append(record, options.out)}"
     print(f"{result.outcome}; " + ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items()))
     if isinstance(dataset.train.images, store.Jpegs) and result.cost["train_seconds"]:  # none without a whole epoch
         share = result.cost["wait_seconds"] / result.cost["train_seconds"]
         print(f"{100 * share:.1f} % of the training's time went by in waiting for images from disk")
-    for line in said:
-        print(line)
+    if recorded:
+        print(recorded)
 
 
 @contextlib.contextmanager

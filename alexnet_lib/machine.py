@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Where a container (Linux, cgroup v2) sees its share of the processor: microseconds in a period, or ``max``."""
+"""Where a container (Linux, cgroup v2) sees its share: the microseconds that it has, or ``max``, of how many."""
 
 
 def cores() -> int:

@@ -354,8 +354,9 @@ def _check(record: Any) -> None:
             raise ValueError(f"{key} is no {kind.__name__}")
     for key, names in INNER.items():
         for part in record[key] if key == "history" else [record[key]]:
-            if not isinstance(part, dict) or not names <= part.keys():
-                raise ValueError(f"{key} lacks {', '.join(sorted(names.difference(part or ())))}")
+            missing = sorted(names.difference(part if isinstance(part, dict) else ()))
+            if missing:
+                raise ValueError(f"{key} lacks {', '.join(missing)}")
     identity = Recipe.parse(record["recipe"]).id
     if record["id"] != identity:
         raise ValueError(f"id {record['id']} is not its recipe's ({identity}): edited by hand?")

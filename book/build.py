@@ -237,7 +237,7 @@ def run_it_yourself(stem: str, page: str) -> str:
     """Return the section that ends every notebook's page."""
     return f"""## Run it yourself
 
-<a href="_sources/{page}" download="{stem}.ipynb">Download this notebook</a> as it was executed for this
+<a href="_sources/{page}" download="{stem}.ipynb">Download this notebook</a> with the outputs of this
 page. In a copy of the project, train what it needs at another scale and see it with those runs:
 
 ```bash
