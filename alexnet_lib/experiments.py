@@ -91,7 +91,7 @@ RATE = 0.01
 """Learning rate of AlexNet-32: the best on the holdout (experiment ``recipe``), for every arm, as in the paper."""
 RATES = (0.01, 0.02, 0.005)
 LENGTHS: dict[str, dict[str, Any]] = {
-    "smoke": {"data": "synthetic:train=200,test=100", "batch": 25, "epochs": 3, "cuts": (2,)},
+    "smoke": {"data": "synthetic:train=80,test=40", "batch": 10, "epochs": 3, "cuts": (2,)},
     "laptop": {"epochs": 16, "cuts": (11, 14)},
     "gpu": {"epochs": 100, "cuts": (70, 90), "precision": "tf32"},
 }
@@ -337,7 +337,7 @@ def _bigger(scale: str) -> tuple[Arm, ...]:
             "eighth-data-pretrained": {"images": parts["eighth"], "pretrain": turns},
         }
 
-    arms = _ablation(changes("alexnet32", 200 if scale == "smoke" else 50_000), laptop=3)(scale)
+    arms = _ablation(changes("alexnet32", 80 if scale == "smoke" else 50_000), laptop=3)(scale)
     arms = _paired(*arms, *_ensembles(scale)[1:])
     if scale == "gpu":
         arms += tuple(_whole(scale, changes("alexnet-paper", IMAGENETTE), "imagenette", "-imagenette"))

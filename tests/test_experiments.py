@@ -381,7 +381,7 @@ def test_below_a_gpu_one_pair_on_alexnet_is_trained(scale: str, seeds: int) -> N
 
 
 BIGGER = [
-    *(("smoke", "", "alexnet32", 200, 1), ("laptop", "", "alexnet32", 50_000, 2)),
+    *(("smoke", "", "alexnet32", 80, 1), ("laptop", "", "alexnet32", 50_000, 2)),
     *(("gpu", "", "alexnet32", 50_000, 10), ("gpu", "-imagenette", "alexnet-paper", experiments.IMAGENETTE, 10)),
 ]
 

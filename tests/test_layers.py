@@ -245,12 +245,6 @@ def test_under_autocast_the_cross_map_norm_rounds_bf16_once() -> None:
     assert torch.equal(out, norm(x.float()).bfloat16())
 
 
-@pytest.mark.parametrize("norm", [CrossMapNorm(5, 0.3, 0.75, 2.0, 2), SameMapNorm(3, 0.3, 0.75, 1.0)])
-def test_norms_have_their_shape_on_the_meta_device(norm: nn.Module) -> None:
-    out = norm(torch.empty(2, 8, 3, 4, dtype=torch.bfloat16, device="meta"))
-    assert (out.device.type, out.shape, out.dtype) == ("meta", (2, 8, 3, 4), torch.bfloat16)
-
-
 CONVOLUTIONS = [  # of AlexNet's editions, and one whose last pixels are in no window
     ({"in_channels": 3, "out_channels": 8, "kernel_size": 11, "stride": 4}, 227),
     ({"in_channels": 3, "out_channels": 8, "kernel_size": 11, "stride": 4, "padding": 2}, 224),
