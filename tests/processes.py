@@ -82,7 +82,7 @@ def look_inside(trainer: Trainer) -> None:
 
 
 def told() -> None:
-    """Give a command that all refuse, one that they do, one whose checkpoint only the first has, one that hangs."""
+    """Give a command that all refuse, one that they do, two with a checkpoint not theirs, one that hangs."""
     asked = {name: value for name, value in RECIPE.resolved().items() if value != Recipe().resolved()[name]}
     fields = [f"{name}={value}" for name, value in asked.items() if name != "net"]
     command = ["train", RECIPE.net, "--data", RECIPE.data, "--out", "runs", "--checkpoint", "run.pt"]
@@ -92,7 +92,7 @@ def told() -> None:
             distributed.destroy_process_group()
         return cli.main([*command, "--set", *fields, *more])
 
-    codes = [tell("batch=25"), tell()]
+    codes = [tell("batch=25"), tell(), tell("--checkpoint", "held.pt")]
     own = Path(f"machine-{parallel.rank()}")
     own.mkdir()
     if parallel.rank() == 0:

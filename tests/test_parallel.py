@@ -17,7 +17,7 @@ from studies import without_times
 from torch import distributed
 
 from alexnet_lib import __main__ as cli
-from alexnet_lib import data, parallel, records
+from alexnet_lib import data, files, parallel, records
 from alexnet_lib.data import Dataset
 from alexnet_lib.recipes import StudyError
 from alexnet_lib.train import Result, Trainer, train
@@ -69,9 +69,10 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """What two processes left and said, one of which hung in the end."""
+    """What two processes left and said, one of which hung in the end; another training was at ``held.pt``."""
     folder = tmp_path_factory.mktemp("told")
-    return folder, torchrun(folder, 2, "told")
+    with files.alone(folder / "held.pt.lock"):
+        return folder, torchrun(folder, 2, "told")
 
 
 # --- the same updates, the same errors -----------------------------------------------------------------------
@@ -169,17 +170,18 @@ def test_each_epoch_is_printed_once(told: Told) -> None:
 
 
 def test_all_processes_refuse_a_batch_that_they_can_t_share_and_go_on_together(told: Told) -> None:
-    assert [kept(told[0], "codes", rank)["codes"] for rank in range(2)] == [[2, 0, 2]] * 2
+    assert [kept(told[0], "codes", rank)["codes"] for rank in range(2)] == [[2, 0, 2, 2]] * 2
 
 
 @pytest.mark.parametrize(
     "message",
     [
         "recipe field 'batch': 2 processes can't share 25 images evenly",
+        "checkpoint held.pt: another training is at it",
         "checkpoint run.pt: some processes of this run find none there",
         "another process of this run has ended, or did not answer for 5 s",
     ],
-    ids=["batch", "checkpoint", "hang"],
+    ids=["batch", "lock", "checkpoint", "hang"],
 )
 def test_what_all_have_to_tell_is_told_once(told: Told, message: str) -> None:
     assert told[1].stderr.count(f"error: {message}") == 1, told[1].stderr
