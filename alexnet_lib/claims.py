@@ -351,7 +351,8 @@ def _limits(claim: Claim, results: Results, judged: str) -> list[str]:
     if of.get("metric") == "gap":  # which narrows as training images get harder to fit, whatever test images do
         error = effects.difference(results, of["with"], of["without"])
         limits += [f"of the gap alone: test error {show(error)} ({show_interval(error)})"] if error else []
-    if any(arm.arm.recipe.net.startswith("alexnet32") for arm in results.values()):
+    compared = {of[part] for part in ("with", "without", "arm") if part in of} or results.keys()
+    if any(results[arm].arm.recipe.net.startswith("alexnet32") for arm in compared & results.keys()):
         limits.append("on AlexNet-32, a miniature")
     return limits
 

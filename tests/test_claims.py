@@ -975,6 +975,18 @@ def test_a_verdict_says_which_part_of_the_rule_decided(
     assert found.why == why + ("; on AlexNet-32, a miniature" if small else "")
 
 
+def test_a_verdict_on_a_network_of_2012_is_not_the_miniature_s_though_it_stands_beside(tmp_path: Path) -> None:
+    def scored(arm: str, values: Sequence[float]) -> list[Record]:
+        return ended("lrn", arm, [{"test_error": one, "test_error_10views": one} for one in values])
+
+    with_norms, without = [[error + seed / 10 for seed in range(5)] for error in (26, 27)]
+    runs = [*scored("base", [30.0]), *scored("11pct", with_norms), *scored("11pct-no-lrn", without)]
+    found, judged = judge(BY_ID["lrn-cifar10"], results_of(tmp_path, "lrn", *runs), "laptop")
+    assert judged == "direction reproduced"
+    assert found
+    assert found.why == "the paper's number is not tested at this scale"
+
+
 def test_a_verdict_on_a_gap_has_the_test_error_beside_it(tmp_path: Path) -> None:
     def scored(arm: str, trained: float, tested: Sequence[float]) -> list[Record]:
         return ended("augmentation", arm, [{"test_error": one, "train_error_after": trained} for one in tested])

@@ -209,10 +209,17 @@ def test_a_verdict_stands_below_the_claim_and_its_rule() -> None:
     ]
 
 
-def test_a_rule_names_the_scales_that_its_file_has_a_key_for() -> None:
-    claim = CLAIM | {"rule": "Open only at the scales named under number_at."}
-    said = str(report.verdict(claim, None, claims.NOT_TESTED).data)
-    assert "> Open only at scale imagenet." in said
+@pytest.mark.parametrize(
+    ("scales", "said"),
+    [
+        (["imagenet"], "scale imagenet"),
+        (["laptop", "gpu"], "scale laptop and gpu"),
+        ([], "the scales (none here)"),
+    ],
+)
+def test_a_rule_names_the_scales_that_its_file_has_a_key_for(scales: list[str], said: str) -> None:
+    claim = CLAIM | {"rule": "Open only at the scales named under number_at.", "number_at": scales}
+    assert f"> Open only at {said}." in str(report.verdict(claim, None, claims.NOT_TESTED).data)
 
 
 def test_beside_an_inconclusive_effect_stands_what_it_could_have_missed() -> None:
