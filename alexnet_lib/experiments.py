@@ -90,8 +90,9 @@ def _relu_vs_tanh(scale: str) -> tuple[Arm, ...]:
 RATE = 0.01
 """Learning rate of AlexNet-32: the best on the holdout (experiment ``recipe``), for every arm, as in the paper."""
 RATES = (0.01, 0.02, 0.005)
+SMOKE_IMAGES = 80
 LENGTHS: dict[str, dict[str, Any]] = {
-    "smoke": {"data": "synthetic:train=80,test=40", "batch": 10, "epochs": 3, "cuts": (2,)},
+    "smoke": {"data": f"synthetic:train={SMOKE_IMAGES},test=40", "batch": 10, "epochs": 3, "cuts": (2,)},
     "laptop": {"epochs": 16, "cuts": (11, 14)},
     "gpu": {"epochs": 100, "cuts": (70, 90), "precision": "tf32"},
 }
@@ -337,7 +338,7 @@ def _bigger(scale: str) -> tuple[Arm, ...]:
             "eighth-data-pretrained": {"images": parts["eighth"], "pretrain": turns},
         }
 
-    arms = _ablation(changes("alexnet32", 80 if scale == "smoke" else 50_000), laptop=3)(scale)
+    arms = _ablation(changes("alexnet32", SMOKE_IMAGES if scale == "smoke" else 50_000), laptop=3)(scale)
     arms = _paired(*arms, *_ensembles(scale)[1:])
     if scale == "gpu":
         arms += tuple(_whole(scale, changes("alexnet-paper", IMAGENETTE), "imagenette", "-imagenette"))

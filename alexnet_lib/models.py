@@ -446,7 +446,7 @@ def layer_table(net: nn.Sequential, image_size: int) -> list[LayerRow]:
         if isinstance(layer, nn.Linear):  # no need to spend the memory of the largest matrices
             output = torch.zeros(1, layer.out_features)
         else:
-            zeros = {name: torch.zeros(value.shape) for name, value in layer.named_parameters()}
+            zeros = {key: torch.zeros(value.shape) for key, value in layer.named_parameters()}
             with torch.inference_mode(), torch.random.fork_rng(devices=[]):  # dropout draws
                 output = torch.func.functional_call(layer, zeros, output)
         shape = tuple(output.shape[1:])
