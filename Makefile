@@ -10,6 +10,9 @@ LOCKED := --require-hashes --only-binary :all: -r requirements.txt
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
+# Set in many containers; each of the many processes would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Processes side by side in tests: as many as cores, up to four, each of which can need 3 GB of memory.
 JOBS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"); \
     print(max(2, min(4, len(os.sched_getaffinity(0)), memory // 2**32)))')
@@ -34,8 +37,7 @@ help:
 	@echo "make distclean         5 s              make clean, and remove .venv and build/ with the runs of your own"
 	@echo "make lock              10 s             for maintainers: write requirements.txt from pyproject.toml"
 
-# Installed once; again when the lock or the project's metadata change, or when .venv lost its Python. Compiled at once:
-# where PYTHONDONTWRITEBYTECODE is set, as in many containers, each of the many processes would compile torch anew.
+# Installed once; again when the lock or the project's metadata change, or when .venv lost its Python.
 setup: $(INSTALLED)
 
 ifeq ($(wildcard $(PY)),)
@@ -51,7 +53,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the packages of requirements.txt into $(VENV)"
 	@sed -n '/^uv==/,/# via/p' requirements.txt | $(PY) -m pip install --quiet --require-hashes --no-deps -r /dev/stdin
-	@$(PY) -m uv pip install --python $(PY) --compile-bytecode $(LOCKED) || { \
+	@$(PY) -m uv pip install --python $(PY) $(LOCKED) || { \
 	    echo "make: uv could not install them; trying pip, which may know another package index"; \
 	    $(PY) -m pip install $(LOCKED); }
 	@$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -60,26 +62,28 @@ $(INSTALLED): requirements.txt pyproject.toml
 book: setup
 	@$(PY) book/build.py $(if $(SCALE),--scale $(SCALE))
 
-test: lint
+# The book comes before the tests, so that its pages are tested among them; its one process leaves a core to mypy. What
+# its pages show is right when nbval, afterwards, finds what the notebooks hold.
+test: setup
+	@echo "== ruff; mypy and the book of the notebooks as they are kept"
+	@$(PY) -m ruff check .
+	@printf '%s\n' '-m mypy' 'book/build.py --kept' | xargs -P 2 -L 1 $(PY)
 	@echo "== tests"
-	@$(PY) -m pytest -p no:nbval -n $(JOBS)
+	@$(PY) -m pytest -p no:nbval -n $(JOBS) --dist worksteal tests/test_*.py tests/book
 	@echo "== notebooks: every published number follows from the records"
-	@printf '%s\n' notebooks/*.ipynb | xargs -P $(JOBS) -n 6 $(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600
+	@$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadfile notebooks
 	@$(MAKE) --no-print-directory smoke
-	@echo "== book, of the notebooks as nbval has just held them against the records"
-	@$(PY) book/build.py --kept
-	@$(PY) -m pytest -p no:nbval -n $(JOBS) tests/book
 
-# Always from nothing, so that the trainings happen: the records go to a folder of their own. One notebook trains what
-# it needs by itself; the other experiments are trained in one go, which starts fewer processes, and read by the rest.
+# Always from nothing, so that the trainings happen: the records go to a folder of their own. Trained in one go, which
+# starts fewer processes, and read by the notebooks; but for 03, which trains what it needs by itself.
 smoke: export ALEXNET_RUNS = $(CURDIR)/build/smoke/runs
 smoke: export ALEXNET_CACHE = $(CURDIR)/build/smoke/cache
 smoke: setup
 	@echo "== smoke training"
 	@rm -rf build/smoke
-	@$(PY) -m alexnet_lib notebook 03_overlapping_pooling --scale smoke --out build/smoke/notebooks
-	@$(PY) -m alexnet_lib run --scale smoke
-	@printf '%s\n' notebooks/*.ipynb | grep -v 03_over | \
+	@$(PY) -m alexnet_lib run --scale smoke recipe relu_vs_tanh lrn two_towers dropout augmentation depth \
+	    training_details ensembles alexnet imagenet_ablations bigger_and_more
+	@printf '%s\n' notebooks/*.ipynb | \
 	    xargs -P $(JOBS) -n 5 $(PY) -m alexnet_lib notebook --scale smoke --out build/smoke/notebooks
 
 lint: setup

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -365,6 +366,7 @@ def _band(claim: Claim) -> str:
 # --- Counts ---------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def count(claim: str) -> float:
     """Return what a claim of metric ``count`` counts, by arithmetic on the network of the edition ``paper``."""
     size = models.NETS["alexnet-paper"].image_size
