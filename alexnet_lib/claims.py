@@ -140,10 +140,10 @@ def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     waiting = [name for name, ratio in found.items() if _open(results, name, ratio, 3)]
     if waiting:
         arms = [results[f"{activation}-{name}"] for name in waiting for activation in ("relu", "tanh")]
-        open_ = _unjudged(f"{len(waiting)} of {len(found)} settings", arms)
+        lacks = _unjudged(f"{len(waiting)} of {len(found)} settings", arms)
         if capped := [name for name in waiting if results[f"relu-{name}"].capped()]:
-            open_ += f" (in {', '.join(capped)} ReLU runs stopped at their cap: it never can)"
-        return replace(least, why="; ".join(filter(None, (least.why, open_)))), "inconclusive"
+            lacks = f"no verdict can come: in {', '.join(capped)} ReLU itself stopped at its cap"
+        return replace(least, why="; ".join(filter(None, (least.why, lacks)))), "inconclusive"
     if all(e.low > threshold for e in ended.values()):
         return replace(least, why=f"above {threshold} in all settings"), "reproduced"
     if all(e.low > 1 for e in ended.values()):
@@ -203,7 +203,8 @@ def _ended(
     if found is None:
         return None, NOT_TESTED
     if claim["unit"] == "per cent" and scale not in claim["number_at"]:
-        return replace(found, why="the level of another schedule, not judged"), NOT_TESTED
+        other = "other images and classes" if claim["number_at"] == ["imagenet"] else "another schedule"
+        return replace(found, why=f"the level of {other}, not judged"), NOT_TESTED
     wanted = min(arm.arm.seeds for arm in arms)
     if found.n < wanted:
         return _waits(found, wanted, arms, "seeds" if len(arms) == 1 else "pairs of seeds")
@@ -268,7 +269,7 @@ def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Esti
         values=tuple(100.0 * count for count in counts),
         unit="per cent",
         note=f"{sum(counts)} of {len(counts)} networks",
-        why=f"by chance {100 * (1 - CONFIDENCE):.0f} %",
+        why=("" if all(counts) else "not in every run; ") + f"by chance in {100 * (1 - CONFIDENCE):.0f} %",
         p=float(test.pvalue) if len(counts) > 1 else None,
     )
     if found.n < results["base"].arm.seeds:
@@ -321,10 +322,10 @@ def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
     if judged == "inconclusive":
         if claim["unit"] == "per cent":
             return "the interval reaches beyond the band"
-        null = 1 if claim["unit"] == "ratio" else "zero"
-        return f"the interval includes {null}" + (
-            " and excludes the paper's number" if _excluded(claim, found) else ""
-        )
+        said = f"the interval includes {1 if claim['unit'] == 'ratio' else 'zero'}"
+        if claim["paper"] is not None and not number_tested:
+            return f"{said}; the paper's number is not tested at this scale"
+        return said + (" and excludes the paper's number" if _excluded(claim, found) else "")
     if judged == "contradicted":
         return "" if number_tested else "in direction: the paper's own data are not tested at this scale"
     if claim["paper"] is None:
@@ -335,7 +336,7 @@ def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
         return "a lower bound" if found.at_least else f"the mean lies outside {_band(claim)}"
     if _holds(claim, found):
         return "the interval holds the paper's number"
-    return f"the mean lies in {_band(claim)}" + (", which the interval excludes" if _excluded(claim, found) else "")
+    return f"the mean lies in {_band(claim)}" + ("; the number is outside the interval" if _excluded(claim, found) else "")
 
 
 def _excluded(claim: Claim, found: Estimate) -> bool:

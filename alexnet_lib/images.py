@@ -51,7 +51,7 @@ CAVEATS = {
     "imagenette": (
         "Ten classes of ILSVRC in a split of their own: images of ILSVRC's validation set are among the training "
         "images. The study's copy was squashed to 224 x 224 pixels, aspect ratio not kept, and encoded again; the "
-        "paper's 256 pixels are enlarged from these, with nothing to cut. The public archive holds other pixels: "
+        "paper's 256 pixels are enlarged from these. The public archive holds other pixels: "
         "with it these runs can be repeated, but not verified."
     ),
     "tiny-imagenet-200": "Two hundred classes of ILSVRC at 64 pixels, enlarged to the paper's 256.",

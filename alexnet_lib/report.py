@@ -78,13 +78,14 @@ def levels(results: Results, metrics: Mapping[str, str]) -> HTML:
     return table(
         [
             {"arm": name, "n": sum(run["outcome"] == "completed" for run in result.runs.values())}
-            | {title: _level(level(result, metric)) for metric, title in metrics.items()}
+            | {title: shown(level(result, metric)) for metric, title in metrics.items()}
             for name, result in results.items()
         ]
     )
 
 
-def _level(found: Estimate | None) -> str:
+def shown(found: Estimate | None) -> str:
+    """Return an estimate with its interval, where it has one; a dash where there is none."""
     if found is None:
         return DASH
     return show(found) if found.n < 2 else f"{show(found)} ({show_interval(found)})"

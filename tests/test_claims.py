@@ -311,8 +311,8 @@ def test_several_fold_says_how_many_settings_refuse_it_and_that_a_capped_one_nev
     assert least
     assert (judged, least.p) == ("inconclusive", None)
     assert least.why == (
-        "2 of 4 intervals lie below 2, the reading of 'several' here; open, 1 of 5 settings can't be judged yet (in "
-        "raw-variance ReLU runs stopped at their cap: it never can)"
+        "2 of 4 intervals lie below 2, the reading of 'several' here; no verdict can come: in raw-variance ReLU itself "
+        "stopped at its cap"
     )
 
 
@@ -954,12 +954,13 @@ def test_one_pair_of_the_network_s_own_ablations_answers_its_rows_of_the_ledger_
         (
             about(-1.1, 3, 0.001),
             "imagenet",
-            "the mean lies in the band −2 to −0.8 around the paper's number, which the interval excludes",
+            "the mean lies in the band −2 to −0.8 around the paper's number; the number is outside the interval",
         ),
         (about(-4.0, 5), "laptop", "the paper's number is not tested at this scale"),
         (about(4.0, 5), "laptop", "in direction: the paper's own data are not tested at this scale"),
-        (about(0.0, 5), "laptop", "the interval includes zero and excludes the paper's number"),
-        (about(0.0, 5, 5.0), "laptop", "the interval includes zero"),
+        (about(0.0, 5), "imagenet", "the interval includes zero and excludes the paper's number"),
+        (about(0.0, 5, 5.0), "imagenet", "the interval includes zero"),
+        (about(0.0, 5), "laptop", "the interval includes zero; the paper's number is not tested at this scale"),
     ],
 )
 def test_a_verdict_says_which_part_of_the_rule_decided(
