@@ -150,6 +150,7 @@ def _train(options: argparse.Namespace) -> None:
     dataset = data.load(recipe.data)
     if options.out:
         records.check_folder(options.out)
+        _check_new(recipe.id, records.OWN, options.out)
     with parallel.joined(device), bar, _alone(options.checkpoint):
         result = train.train(
             recipe,
@@ -174,6 +175,14 @@ def _train(options: argparse.Namespace) -> None:
         print(recorded)
 
 
+def _check_new(run: str, scale: str, folder: Path) -> None:
+    """Refuse a folder that holds a record of the run already, which would be the one that is kept."""
+    from alexnet_lib import records
+
+    if any(record["id"] == run for record in records.read(folder, scale=scale)):
+        raise StudyError(f"run {run} is recorded in {folder} already: name another folder (--out)")
+
+
 @contextlib.contextmanager
 def _alone(checkpoint: Path | None) -> Iterator[None]:
     """Keep other trainings from a checkpoint, which each would overwrite with its own.
@@ -185,8 +194,6 @@ def _alone(checkpoint: Path | None) -> Iterator[None]:
 
     from alexnet_lib import files, parallel
 
-    if checkpoint is not None and checkpoint.is_dir():
-        raise StudyError(f"checkpoint {checkpoint} is a folder: name a file")
     lock: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(True)
     if checkpoint is not None and parallel.rank() == 0:  # which writes it
         lock = files.alone(checkpoint.with_name(f"{checkpoint.name}.lock"))
@@ -272,7 +279,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     seen = evaluate.view_probabilities(model, found.test.images, inputs, which="corners")
     print(f"{options.net} of {options.file}, inputs {kind}, on {len(found.test)} test images of {found.name}")
     for views, mean in (("1 view", seen[4]), ("10 views", seen.mean(0))):  # the fifth is the centre
-        top = {k: 100 * evaluate.error_rate(mean, found.test.labels, min(k, mean.shape[1])) for k in (1, 5)}
+        top = {k: 100 * evaluate.error_rate(mean, found.test.labels, k) for k in (1, 5)}
         print(f"{views:>8}: " + ", ".join(f"top-{k} error {error:.2f} %" for k, error in top.items()))
 
 
@@ -302,7 +309,7 @@ def _out(options: argparse.Namespace) -> Path:
     """Return the folder that one's own records go to; published ones are added to by naming ``data/runs``."""
     from alexnet_lib import records
 
-    return Path(options.out or os.environ.get("ALEXNET_RUNS") or records.PROJECT / "build" / "runs").expanduser()
+    return (options.out or records.own_folder()).expanduser()
 
 
 def _named(options: argparse.Namespace) -> list[str]:
@@ -406,6 +413,7 @@ def _verify(options: argparse.Namespace) -> int:
     )
     if options.out:
         records.check_folder(options.out)
+        _check_new(record["id"], record["scale"], options.out)
     again = verify.repeat(record, device)
     good, lines = verify.compare(record, again, verify.like(record, records.read()))
     print("\n".join([*lines, "confirmed" if good else "NOT CONFIRMED"]), flush=True)

@@ -130,7 +130,6 @@ def colour_basis(kind: str, colours: tuple[Tensor, Tensor]) -> Tensor:
       eigenvalues of 0..255 would give shifts of more than a thousand grey levels.
     - ``coded``: 0.1 times its square root, as the 2012 code does.
     - ``lighting``: the common copy of the paper's formula, with ImageNet's components whatever the data.
-    - ``none``: no shift.
 
     Args:
         kind: one of the above.
@@ -142,7 +141,7 @@ def colour_basis(kind: str, colours: tuple[Tensor, Tensor]) -> Tensor:
     variances, directions = colours
     if kind == "lighting":
         variances, directions = LIGHTING[0] * 255**2, LIGHTING[1]
-    spread = {"none": 0.0 * variances, "coded": 0.1 * variances.sqrt()}.get(kind, 0.1 * variances / 255)
+    spread = 0.1 * variances.sqrt() if kind == "coded" else 0.1 * variances / 255
     return (directions * spread).T.float()
 
 

@@ -35,6 +35,13 @@ CLAIMS = records.PROJECT / "data" / "claims.yml"
 NOT_TESTED = "not tested at this scale"
 VERDICTS = ("reproduced", "direction reproduced", "inconclusive", "contradicted", NOT_TESTED)
 
+# fmt: off
+COLUMNS = (
+    "id", "section", "claim", "paper", "log", "ours", "interval", "bootstrap", "n",
+    "p", "detectable", "scale", "verdict", "why", "measured", "cost", "runs", "chapter",
+)
+# fmt: on
+"""Of the `ledger`."""
 Claim = Mapping[str, Any]
 
 
@@ -177,22 +184,15 @@ def _metric(name: str, scale: str) -> str:
     return "test_error_10views" if name == "test_error" and scale == "imagenet" else name
 
 
-def effect(claim: Claim, results: Results, scale: str) -> Estimate | None:
-    """Return the estimate that a claim's entry ``effect`` describes."""
+def _by_effect(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
+    """Judge what a claim's entry ``effect`` describes: one change, paired by seed, or a level."""
     of = claim["effect"]
     metric = _metric(of["metric"], scale)
-    if "without" in of:
-        return effects.difference(results, of["with"], of["without"], metric)
-    if of["arm"] not in results:
-        return None
-    return estimate(list(effects.by_seed(results[of["arm"]], metric).values()), claim["unit"])
-
-
-def _by_effect(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
-    """Judge an effect of one change, paired by seed, or a level."""
-    found = effect(claim, results, scale)
-    of = claim["effect"]
     arms = [results[of[side]] for side in ("with", "without", "arm") if of.get(side) in results]
+    if "without" in of:
+        found = effects.difference(results, of["with"], of["without"], metric)
+    else:
+        found = effects.level(arms[0], metric) if arms else None
     return _ended(claim, found, scale, arms)
 
 
@@ -235,7 +235,11 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
         arms = [results[name] for name in ("base", *waiting)]
         return replace(least, why=_unjudged(f"{len(waiting)} of 3 layers", arms)), "inconclusive"
     verdicts = {name: verdict(claim, points, scale) for name, points in ended.items()}
-    judged = next(each for each in ("contradicted", "inconclusive", *VERDICTS[1::-1]) if each in verdicts.values())
+    judged = next(
+        each
+        for each in ("contradicted", "inconclusive", "direction reproduced", "reproduced")
+        if each in verdicts.values()
+    )
     decided = layer if verdicts[layer] == judged else next(name for name in layers if verdicts[name] == judged)
     if judged == "contradicted":  # by any one of them: Bonferroni's correction
         least = replace(least, p=min(1.0, len(layers) * min(known)))
@@ -284,8 +288,7 @@ def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Esti
 def _neighbours(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
     """Judge how many more neighbours are of the same class in the last hidden layer than in pixels."""
     arm = next(results[name] for name in claim["decided_by"] if name in results)
-    found = estimate(list(effects.by_seed(arm, "gain_over_pixels").values()), "points")
-    return _ended(claim, found, scale, [arm])
+    return _ended(claim, effects.level(arm, "gain_over_pixels"), scale, [arm])
 
 
 JUDGES: dict[str, Callable[[Claim, Results, str], tuple[Estimate | None, str]]] = {
@@ -336,7 +339,8 @@ def _why(claim: Claim, found: Estimate, judged: str, scale: str) -> str:
         return "a lower bound" if found.at_least else f"the mean lies outside {_band(claim)}"
     if _holds(claim, found):
         return "the interval holds the paper's number"
-    return f"the mean lies in {_band(claim)}" + ("; the number is outside the interval" if _excluded(claim, found) else "")
+    beside = "; the number is outside the interval" if _excluded(claim, found) else ""
+    return f"the mean lies in {_band(claim)}{beside}"
 
 
 def _excluded(claim: Claim, found: Estimate) -> bool:
@@ -392,11 +396,10 @@ def count(claim: str) -> float:
 def ledger(scale: str, runs: Path | None = None) -> pd.DataFrame:
     """Return all claims with what the records of one scale say about them, a row each, in the paper's order.
 
-    Columns: id, section, claim, paper, log, ours, interval (t), bootstrap, n, p (of no effect, adjusted), detectable
-    (the smallest effect that an inconclusive design could have seen), scale, verdict, why (which part of the rule
-    decided, or what is missing), measured (network, data and epochs), cost (hours of the claim's experiment: see
-    `cost`), runs (the files in ``data/runs`` that hold them), chapter; those from ``ours`` to ``detectable`` are
-    empty text where nothing is measured.
+    ``interval`` is the t-interval, ``p`` of no effect, adjusted; ``detectable`` the smallest effect that an
+    inconclusive design could have seen; ``why`` says which part of the rule decided, or what is missing; ``measured``
+    is network, data and epochs, ``cost`` the hours of the claim's experiment (see `cost`), ``runs`` the files in
+    ``data/runs`` that hold them. Columns from ``ours`` to ``detectable`` are empty text where nothing is measured.
 
     ``p`` is adjusted for the false discovery rate (Benjamini and Hochberg) over the family of all claims of the
     ledger that runs of this scale judge: of those below 0.05 at most 5 % are false, on average.
@@ -459,24 +462,14 @@ def _setting(claim: Claim, results: Results) -> str:
 
 
 def _row(claim: Claim, scale: str) -> dict[str, Any]:
-    row = {
+    row = dict.fromkeys(COLUMNS, "") | {
         "id": claim["id"],
         "section": claim["section"],
         "claim": " ".join(claim["statement"].split()),
         "paper": claim["paper_text"] or "",
         "log": claim["log_text"] or "",
-        "ours": "",
-        "interval": "",
-        "bootstrap": "",
-        "n": "",
-        "p": "",
-        "detectable": "",
         "scale": scale,
         "verdict": NOT_TESTED,
-        "why": "",
-        "measured": "",
-        "cost": "",
-        "runs": "",
         "chapter": claim["chapter"] or "",
     }
     if claim["metric"] == "count" and claim["chapter"]:

@@ -23,7 +23,6 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -198,6 +197,8 @@ class Dataset:
         Raises:
             StudyError: there are fewer training images.
         """
+        import pandas as pd  # for this alone: every process that trains would wait for it
+
         many, labels = len(self.train), self.train.labels
         if count > many:
             raise StudyError(f"recipe field 'images': {count}, but {self.name} has only {many} training images")

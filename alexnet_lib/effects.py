@@ -134,12 +134,9 @@ def difference(results: Results, with_: str, without: str, metric: str = "test_e
 
 def epochs_to(arm: ArmResult, level: float, key: str = "train_error") -> dict[int, float]:
     """Return by seed how many epochs ``key`` took to an error rate of ``level``, where a run got there."""
-    reached = {seed: crossing(run["history"], level, key) for seed, run in arm.runs.items()}
-    return {
-        seed: epochs
-        for seed, epochs in reached.items()
-        if epochs is not None and arm.runs[seed]["outcome"] == "completed"
-    }
+    completed = {seed: run["history"] for seed, run in arm.runs.items() if run["outcome"] == "completed"}
+    reached = {seed: crossing(history, level, key) for seed, history in completed.items()}
+    return {seed: epochs for seed, epochs in reached.items() if epochs is not None}
 
 
 def slow_down(results: Results, level: float = LEVEL) -> Estimate | None:
@@ -154,7 +151,7 @@ def subsets(base: ArmResult, most: int = 50) -> dict[int, list[float]]:
     random, found = np.random.default_rng(0), {}
     for size in range(1, len(members) + 1):
         drawn = {tuple(sorted(random.choice(len(members), size, replace=False).tolist())) for _ in range(most)}
-        found[size] = [_averaged([members[one] for one in some]) for some in sorted(drawn)]
+        found[size] = [100 * _mistakes([members[one] for one in some]).mean().item() for some in sorted(drawn)]
     return found
 
 
@@ -179,11 +176,6 @@ def agreement(base: ArmResult) -> list[tuple[float, float]]:
 def _keeping(arm: ArmResult) -> list[int]:
     """Return the seeds whose run has kept tensors of its network."""
     return sorted(seed for seed, run in arm.runs.items() if "kept" in run)
-
-
-def _averaged(members: Sequence[Mapping[str, Tensor]]) -> float:
-    """Return the error rate of the members' mean probabilities, in per cent."""
-    return 100 * _mistakes(members).mean().item()
 
 
 def _mistakes(members: Sequence[Mapping[str, Tensor]]) -> Tensor:

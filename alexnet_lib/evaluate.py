@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +11,7 @@ from torch import Tensor, nn
 from alexnet_lib.augment import centre_crop, normalise, views
 from alexnet_lib.data import Dataset
 from alexnet_lib.recipes import Recipe, StudyError, unknown
-
-if TYPE_CHECKING:
-    from alexnet_lib.store import Jpegs
+from alexnet_lib.store import Jpegs
 
 BANK = 250
 """Training images whose layers' answers are held at a time."""
@@ -175,6 +172,9 @@ def same_class(neighbours: Tensor, labels: Tensor, bank_labels: Tensor) -> float
 
 
 def error_rate(scores: Tensor, labels: Tensor, k: int = 1) -> float:
-    """Return the fraction of images whose label is not among the ``k`` highest of ``scores`` (N, classes)."""
-    hits = (scores.topk(k, dim=1).indices == labels[:, None]).any(1)
+    """Return the fraction of images whose label is not among the ``k`` highest of ``scores`` (N, classes).
+
+    With fewer classes than ``k`` none is wrong.
+    """
+    hits = (scores.topk(min(k, scores.shape[1]), dim=1).indices == labels[:, None]).any(1)
     return 1.0 - hits.double().mean().item()

@@ -224,13 +224,13 @@ def edition(name: str, data: str, epochs: int = LOGGED) -> Recipe:
     return replace(recipe, bias_cuts=scaled(51), conv1=conv1)
 
 
-REDUCED: dict[str, Any] = {"batch": 64, "rate": 0.01, "epochs": 60, "cuts": (42, 54)}
+REDUCED_LENGTH: dict[str, Any] = {"batch": 64, "rate": 0.01, "epochs": 60, "cuts": (42, 54)}
 """Batch and schedule of the reduced network at ``laptop``. Kernels need many updates to form: half the paper's batch
 doubles them, and there are epochs enough for its rate, which is cut after the same shares of the training as the full
 network's."""
 _FEW: dict[str, Any] = {"data": "synthetic:size=256,train=16,test=8", "batch": 8, "epochs": 2, "cuts": (1,)}
 """What the whole network can do in seconds."""
-_LENGTHS: dict[str, dict[str, Any]] = {
+WHOLE_LENGTHS: dict[str, dict[str, Any]] = {
     "smoke": _FEW,
     "laptop": {"batch": 32, "rate": 0.001, "epochs": 20, "cuts": (14, 18), "precision": "bf16"},
     "gpu": {"precision": "bf16"},
@@ -257,13 +257,14 @@ def _full(scale: str) -> tuple[Arm, ...]:
         recipe = edition(name, "imagenet" if scale == "imagenet" else "imagenette")
         if short:  # nor is there time for the first layer and the biases to go their own way
             recipe = replace(recipe, bias_cuts=None, conv1=())
-        recipe = replace(recipe, **_LENGTHS[scale])
+        recipe = replace(recipe, **WHOLE_LENGTHS[scale])
         arms.append(Arm(name=name, recipe=recipe, seeds=seeds, keep=keep))
         if scale == "gpu":
             tiny = replace(recipe, data="tiny-imagenet-200")
             arms.append(Arm(name=f"{name}-tiny", recipe=tiny, seeds=3, keep=keep, priority=1))
     if short:
-        recipe = replace(arms[0].recipe, net="alexnet-reduced", crop=128, **(REDUCED if scale == "laptop" else {}))
+        length = REDUCED_LENGTH if scale == "laptop" else {}
+        recipe = replace(arms[0].recipe, net="alexnet-reduced", crop=128, **length)
         seeds = 3 if scale == "laptop" else 1
         arms.append(Arm(name="reduced", recipe=recipe, seeds=seeds, keep=keep, priority=1))
     return tuple(arms)
@@ -283,7 +284,7 @@ def _whole(
     the batches, at the rate and in the precision of `_full`. ``suffix``: of the arms' names. ``keep``: as in ``Arm``,
     of the changed ones.
     """
-    base = replace(edition("paper", of), colour="none", **_LENGTHS[scale])
+    base = replace(edition("paper", of), colour="none", **WHOLE_LENGTHS[scale])
     if scale == "laptop":
         base = replace(base, epochs=3, cuts=())
     seeds = {"smoke": 1, "laptop": 3, "gpu": 10 if of == "imagenette" else 3, "imagenet": 3}[scale]
@@ -306,7 +307,7 @@ def _whole(
 
 def _imagenet_ablations(scale: str) -> tuple[Arm, ...]:
     """Return the paper's ablations on the network itself; below ``gpu`` one pair, which takes long enough."""
-    if scale not in LENGTHS:
+    if scale == "imagenet":
         return ()
     nets = ("no-lrn", "pool2", "half-tower", "no-dropout", "no-conv3", "no-conv4", "no-conv5")
     changes: dict[str, dict[str, Any]] = {name: {"net": f"alexnet-paper-{name}"} for name in nets}
@@ -326,7 +327,7 @@ def _bigger(scale: str) -> tuple[Arm, ...]:
 
     Longer training is the ensembles' arm. At ``gpu`` the same on the paper's network and Imagenette.
     """
-    if scale not in LENGTHS:
+    if scale == "imagenet":
         return ()
     turns = {"smoke": 1, "laptop": 2, "gpu": 10}[scale]
 

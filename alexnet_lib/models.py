@@ -238,23 +238,22 @@ def _top(
 ) -> dict[str, nn.Module | None]:
     """Build the three fully-connected layers; ``apart`` keeps each tower's units to itself up to the last."""
     units, area = sizes.units, sizes.side**2
-    starts: list[dict[str, Any]] = [{"std": std, "decay": DECAY} for std in sizes.stds[5:]]
-    six, seven, eight = starts
+    std6, std7, std8 = sizes.stds[5:]
     return {
         "flatten": None if apart else nn.Flatten(),
         # A fully-connected layer in two groups is a convolution with a window as large as its map.
-        "fc6": conv(maps, units, sizes.side, groups=2, bias=bias, **six)
+        "fc6": conv(maps, units, sizes.side, groups=2, bias=bias, std=std6, decay=DECAY)
         if apart
-        else linear(maps * area, units, bias=bias, **six),
+        else linear(maps * area, units, bias=bias, std=std6, decay=DECAY),
         "act6": act(),
         "drop6": nn.Dropout(0.5) if dropout else None,
-        "fc7": conv(units, units, 1, groups=2, bias=bias, **seven)
+        "fc7": conv(units, units, 1, groups=2, bias=bias, std=std7, decay=DECAY)
         if apart
-        else linear(units, units, bias=bias, **seven),
+        else linear(units, units, bias=bias, std=std7, decay=DECAY),
         "act7": act(),
         "drop7": nn.Dropout(0.5) if dropout else None,
         "flatten7": nn.Flatten() if apart else None,
-        "fc8": linear(units, classes, **eight),
+        "fc8": linear(units, classes, std=std8, decay=DECAY),
     }
 
 

@@ -56,10 +56,9 @@ class PaperSGD:
         return {"state": {number: {"velocity": velocity} for number, velocity in enumerate(self._velocities())}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from velocities that `state_dict` returned; weights that had none yet begin without."""
+        """Go on from velocities that `state_dict` returned."""
         for number, velocity in enumerate(self._velocities()):
-            if number in state["state"]:
-                velocity.copy_(state["state"][number]["velocity"])
+            velocity.copy_(state["state"][number]["velocity"])
 
     def _velocities(self) -> Iterator[Tensor]:
         for group in self.param_groups:

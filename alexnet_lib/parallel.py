@@ -107,19 +107,6 @@ def lost(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
-def check_batch(batch: int) -> None:
-    """Refuse a batch that the processes can't share evenly.
-
-    Raises:
-        StudyError: their number does not divide it.
-    """
-    if batch % world():
-        raise StudyError(
-            f"recipe field 'batch': {world()} processes can't share {batch} images evenly: set it to a multiple of "
-            f"{world()}, or start another number of processes (torchrun --nproc-per-node)"
-        )
-
-
 def together(model: nn.Module) -> nn.Module:
     """Return ``model`` so that its gradients are the mean of all processes'."""
     if world() == 1:

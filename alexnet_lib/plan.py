@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from alexnet_lib import experiments, models
+from alexnet_lib.recipes import PAPER_BATCH
 from alexnet_lib.records import Record
 
 NET = "alexnet-paper"
-BATCH = 128
-"""Images an update on every GPU."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Input:
 
 INPUTS = {
     "images": Input(1_281_167, "training images", "ILSVRC-2012, counted by cuda-convnet2's data script"),
-    "epochs": Input(90, "epochs", "the paper, section 5"),
+    "epochs": Input(experiments.PAPER_EPOCHS, "epochs", "the paper, section 5"),
     "operations": Input(models.training_flops(NET), "operations per image", "counted: forward and backward"),
     "parameters": Input(models.n_parameters(models.outline(NET)), "parameters", "counted from the layers"),
     "moved": Input(3.25e9, "bytes per update of 128 images", "counted: every tensor once, weights and velocities in"),
@@ -37,7 +36,7 @@ INPUTS = {
     "memory": Input(4.8e12, "bytes per second of its memory", "of the same"),
     "link": Input(450e9, "bytes per second between GPUs, each way", "NVIDIA, fourth NVLink"),
     "watts": Input(700, "watts of an H200 at most", "NVIDIA, thermal design power of the SXM form"),
-    "paper images": Input(1.2e6, "training images", "the paper, section 5"),
+    "paper images": Input(experiments.PAPER_IMAGES, "training images", "the paper, section 5"),
     "paper days": Input(5.5, "days", "the paper, section 5: five to six"),
     "paper GPUs": Input(2, "GTX 580 of 3 GB", "the paper, section 5"),
     "paper peak": Input(2 * 512 * 1.544e9, "operations per second, one GTX 580", "512 cores, 1.544 GHz, 2 at a time"),
@@ -48,9 +47,9 @@ INPUTS = {
 
 def bound() -> float:
     """Return the images a second that one of today's GPUs can't exceed: arithmetic or memory, whichever is slower."""
-    arithmetic = BATCH * INPUTS["operations"].value / INPUTS["peak"].value
+    arithmetic = PAPER_BATCH * INPUTS["operations"].value / INPUTS["peak"].value
     memory = INPUTS["moved"].value / INPUTS["memory"].value
-    return BATCH / max(arithmetic, memory)
+    return PAPER_BATCH / max(arithmetic, memory)
 
 
 def measured(recorded: Sequence[Record]) -> dict[str, tuple[float, int]]:
@@ -126,4 +125,4 @@ class Need:
     @property
     def exchanged(self) -> float:
         """Bytes a second that each GPU sends where all train one run together: gradients in float32, in a ring."""
-        return 2 * (self.gpus - 1) / self.gpus * 4 * INPUTS["parameters"].value * self.rate / BATCH
+        return 2 * (self.gpus - 1) / self.gpus * 4 * INPUTS["parameters"].value * self.rate / PAPER_BATCH

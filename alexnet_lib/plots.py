@@ -251,7 +251,7 @@ def scaling(panels: Mapping[str, Mapping[float, Estimate | None]]) -> Figure:
 def hours(lines: Mapping[str, Mapping[int, float]], marks: Mapping[str, tuple[int, float]]) -> Figure:
     """Draw hours on the clock against a number of GPUs, both logarithmic, a line each; ``marks``: single points."""
     figure, panel = plt.subplots(figsize=(6.8, 3.8))
-    for (label, found), (colour, dashes) in zip(lines.items(), LINES, strict=False):
+    for (label, found), (colour, dashes) in zip(lines.items(), itertools.cycle(LINES), strict=False):
         panel.plot(list(found), list(found.values()), "o" + dashes, color=colour, label=label)
     for label, (gpus, length) in marks.items():
         panel.plot(gpus, length, "s", color="black", markersize=6)

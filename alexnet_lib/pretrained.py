@@ -40,18 +40,6 @@ CHANNELS = {
 """Mean and deviation of R, G and B, in grey levels, that the inputs of these networks are made with."""
 
 
-def load(path: Path, net: str, classes: int | None = None) -> nn.Sequential:
-    """Return network ``net`` with the weights of a file, in float32 on the CPU.
-
-    Norms, dropout and activations have no weights: that the file's are those of ``net`` is for the caller to know.
-    ``classes``: those of the file, by default the net's own number.
-
-    Raises:
-        StudyError: no such net; the file is missing, damaged, holds more than weights, or those of another network.
-    """
-    return fill(read(path), path, net, classes)
-
-
 def to_caffe(model: nn.Sequential) -> nn.Sequential:
     """Make ``alexnet-paper`` with Caffe's weights Caffe's network, but for RGB, in place; return it.
 
@@ -85,7 +73,11 @@ def inputs(kind: str, net: str, data: Dataset) -> Inputs:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name; see :func:`load`."""
+    """Return the tensors of a file by name, for `fill`.
+
+    Raises:
+        StudyError: the file is missing, damaged, or holds more than weights.
+    """
     if path.suffix not in (".pt", ".pth", ".safetensors"):
         raise StudyError(f"weights {path}: the name should end in .pt, .pth or .safetensors, by what wrote the file")
     try:
@@ -99,10 +91,13 @@ def read(path: Path) -> dict[str, Tensor]:
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             why = f"a pickle with code in it ({code[1]}), not run: take a file of net.state_dict() alone"
         raise StudyError(f"weights {path}: {why}") from error
-    for name, value in values.items() if isinstance(values, dict) else [("the whole", values)]:
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value is values:
+    remedy = "not weights by name: save net.state_dict() alone"
+    if not isinstance(values, dict):
+        raise StudyError(f"weights {path}: the whole is {type(values).__name__}, {remedy}")
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise StudyError(f"weights {path}: {name} is {kind}, not weights by name: save net.state_dict() alone")
+            raise StudyError(f"weights {path}: {name} is {kind}, {remedy}")
         if not value.isfinite().all():
             raise StudyError(f"weights {path}: {name} has values that are not finite: take another file")
     return dict(values)
@@ -121,7 +116,14 @@ def of_torchvision(values: dict[str, Tensor]) -> bool:
 
 
 def fill(values: dict[str, Tensor], path: Path, net: str, classes: int | None = None) -> nn.Sequential:
-    """Return ``net`` with the ``values`` that ``path`` holds; see :func:`load`."""
+    """Return network ``net`` with the ``values`` that ``path`` holds, in float32 on the CPU.
+
+    Norms, dropout and activations have no weights: that the file's are those of ``net`` is for the caller to know.
+    ``classes``: those of the file, by default the net's own number.
+
+    Raises:
+        StudyError: no such net, or the weights are those of another network.
+    """
     model = models.outline(net, classes=classes)
     last = weight_layers(model)[-1][0]
     renamed = TORCHVISION if of_torchvision(values) else {}

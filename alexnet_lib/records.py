@@ -40,21 +40,21 @@ OWN = "own"
 """The scale of a run that belongs to no experiment."""
 CHANGED = ", changed"
 """What follows the commit of code that differs from it."""
-KEYS = (
-    "schema",
-    "id",
-    "experiment",
-    "arm",
-    "scale",
-    "seed",
-    "recipe",
-    "data",
-    "outcome",
-    "history",
-    "scores",
-    "cost",
-    "provenance",
-)
+KEYS: dict[str, type] = {
+    "schema": int,
+    "id": str,
+    "experiment": str,
+    "arm": str,
+    "scale": str,
+    "seed": int,
+    "recipe": dict,
+    "data": dict,
+    "outcome": str,
+    "history": list,
+    "scores": dict,
+    "cost": dict,
+    "provenance": dict,
+}
 INNER = {
     "data": {"name", "digest"},
     "history": {field.name for field in fields(Epoch)},  # of each epoch
@@ -67,6 +67,11 @@ INNER = {
 def runs_folder(folder: Path | None = None) -> Path:
     """Return the folder of records: ``folder``, else the variable ``ALEXNET_RUNS``, else ``data/runs``."""
     return folder or Path(os.environ.get("ALEXNET_RUNS") or PUBLISHED).expanduser()
+
+
+def own_folder() -> Path:
+    """Return the folder that one's own records go to: the variable ``ALEXNET_RUNS``, else ``build/runs``."""
+    return Path(os.environ.get("ALEXNET_RUNS") or PROJECT / "build" / "runs").expanduser()
 
 
 def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str, begun: datetime) -> Record:
@@ -344,12 +349,7 @@ def _check(record: Any) -> None:
     missing = [key for key in KEYS if key not in record]
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}")
-    text, mapping = (
-        ("id", "experiment", "arm", "scale", "outcome"),
-        ("recipe", "data", "scores", "cost", "provenance"),
-    )
-    kinds = {**dict.fromkeys(text, str), **dict.fromkeys(mapping, dict), "history": list}
-    for key, kind in kinds.items():
+    for key, kind in KEYS.items():
         if not isinstance(record[key], kind):
             raise ValueError(f"{key} is no {kind.__name__}")
     for key, names in INNER.items():

@@ -119,7 +119,7 @@ def takeaway(words: str, claim: Claim, found: Estimate | None, judged: str) -> s
 
 def progress(results: Results, scale: str) -> str:
     """Return a line that says how many of the runs that a scale asks for are recorded."""
-    wanted, done = (sum(each) for each in zip(*((r.arm.seeds, len(r.runs)) for r in results.values()), strict=True))
+    wanted, done = sum(r.arm.seeds for r in results.values()), sum(len(r.runs) for r in results.values())
     return f"- {done} of the {wanted} runs that scale `{scale}` asks for are recorded."
 
 

@@ -228,7 +228,8 @@ def perform(task: Task, session: Session) -> Ended | None:
         turns = 4 if task.recipe.pretrain else 1  # of each image in the first epoch
         if session.over(turns * (_seconds(task.recipe, known) or 0.0)):
             return None
-    torch.set_num_threads(1 if session.device == "cpu" else torch.get_num_threads())
+    if session.device == "cpu":
+        torch.set_num_threads(1)
     begun, dataset = datetime.now(UTC), _data(task.recipe.data)
     origin = records.origin()  # as it is now, before the run
     last = time.time()
@@ -361,7 +362,8 @@ def run(
                         if run not in told:
                             _say(f"{task.label}: left out, {why}")
                         told.add(run)
-                    elif _done(task, session):  # by the process that held it until now
+                    elif run in {one["id"] for one in recorded(scale, session.folder, session.also)}:
+                        # by the process that held it until now
                         stale = True
                     else:
                         flying[executor.submit(attempt, task, session)] = run
@@ -398,11 +400,6 @@ def _unfit(task: Task, session: Session) -> str:
     except StudyError as error:
         return str(error)
     return ""
-
-
-def _done(task: Task, session: Session) -> bool:
-    """Return whether a run is recorded now."""
-    return task.recipe.id in {run["id"] for run in recorded(task.scale, session.folder, session.also)}
 
 
 def run_here(experiments: Sequence[str], scale: str, session: Session, jobs: int | None = None) -> Iterator[Record]:
@@ -486,11 +483,6 @@ def epoch_line(label: str, epoch: Epoch) -> str:
     )
 
 
-def published(scale: str) -> bool:
-    """Return whether the project's own ``data/runs`` holds records of the scale."""
-    return bool(records.read(records.PUBLISHED, scale=scale))
-
-
 def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, ArmResult]:
     """Return a notebook's results: published ones as they are, others after training what is missing.
 
@@ -513,16 +505,13 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
     if not arms(experiment, scale):
         there = ", ".join(other for other in SCALES if arms(experiment, other))
         raise StudyError(f"experiment {experiment!r} has no scale {scale!r}: take one of {there}")
-    if os.environ.get("ALEXNET_RUNS"):
-        folder = records.runs_folder()
-        folder = folder.with_name(f"{folder.name}-retrained") if retrain else folder
-    elif retrain:
-        folder = records.PROJECT / "build" / "runs-retrained"
-    elif published(scale):
+    folder = records.own_folder()
+    if retrain:
+        folder = folder.with_name(f"{folder.name}-retrained")
+    elif not os.environ.get("ALEXNET_RUNS") and records.read(records.PUBLISHED, scale=scale):
         return evidence.results(experiment, scale, records.PUBLISHED)
-    else:
-        folder = records.PROJECT / "build" / "runs"
-    session = Session(device=device_for(scale), folder=folder, quiet=True, again=retrain)
-    for _ in run_here([experiment], scale, session):
-        pass
+    if pending([experiment], scale, folder):
+        session = Session(device=device_for(scale), folder=folder, quiet=True, again=retrain)
+        for _ in run_here([experiment], scale, session):
+            pass
     return evidence.results(experiment, scale, folder)

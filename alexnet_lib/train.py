@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +23,26 @@ from alexnet_lib.data import Dataset, parts
 from alexnet_lib.evaluate import Inputs, autocast, error_rate, view_probabilities
 from alexnet_lib.optim import optimiser, set_rates
 from alexnet_lib.recipes import Recipe, StudyError
+from alexnet_lib.store import Jpegs
 from alexnet_lib.towers import Towers
 
-if TYPE_CHECKING:
-    from alexnet_lib.store import Jpegs
-
 CHECKPOINT_FORMAT = 1
+# fmt: off
+HELD = {
+    "origins", "recipe", "digest", "model", "optimiser", "generators", "dropout",
+    "cuda_generator", "history", "snapshots", "pretraining", "seconds",
+}
+# fmt: on
+"""What a checkpoint holds beside who wrote it."""
 TRAIN_SAMPLE = 10_000
 """Training images whose error is measured again after each epoch, in one pass: the first ones, as all sets stand in
-an order that mixes the classes. Of fewer than 40,000 a fifth, a small part of an epoch's cost; but a thousand."""
+an order that mixes the classes. Of fewer than 40,000 a fifth, a small part of an epoch's cost, but at least 1,000."""
 SHARING = 32
 """Images that share a crop and a reflection in the 2012 ImageNet code."""
 AHEAD = 2**26
 """Input values that a GPU makes at a time: 300 batches of 24-pixel crops, 3 of 224-pixel ones."""
 WARM_UPDATES = 3
-"""Updates before one is recorded, to be replayed: the first of all choose algorithms."""
+"""Ordinary updates before one is captured as a CUDA graph: in the first of a process cuDNN chooses algorithms."""
 
 
 def measured_again(images: int) -> int:
@@ -82,21 +87,23 @@ class Result:
     pretraining: list[Epoch] = field(default_factory=list)
     """Epochs before the first, numbered below 0, in which the network learnt to tell turns: see `pretrain`."""
     split: str = ""
-    """Among what the run was divided, if it was."""
+    """Over what the run was spread: ``4 processes``, ``a device for each tower``; empty for one process on one."""
 
 
 def check_device(recipe: Recipe, device: torch.device) -> None:
     """Refuse a precision that the device lacks or can only imitate."""
-    if recipe.precision == "tf32" and device.type != "cuda":
+    if recipe.precision == "float32":
+        return
+    if device.type == "cuda":
+        if not torch.cuda.is_bf16_supported(including_emulation=False):  # both came with NVIDIA's Ampere
+            raise StudyError(f"precision {recipe.precision!r}: this GPU has no such arithmetic: take 'float32'")
+    elif recipe.precision == "tf32":
         raise StudyError("precision 'tf32' needs a CUDA device: take 'float32' here")
-    if recipe.precision == "bf16":
-        if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            raise StudyError(
-                "precision 'bf16': this CPU has no bf16 arithmetic and would run about 30 times slower than in "
-                "float32: take 'float32'"
-            )
-        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            raise StudyError("precision 'bf16': this GPU has no bf16 arithmetic: take 'tf32' or 'float32'")
+    elif not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise StudyError(
+            "precision 'bf16': this CPU has no bf16 arithmetic and would run about 30 times slower than in "
+            "float32: take 'float32'"
+        )
 
 
 class Trainer:
@@ -116,7 +123,11 @@ class Trainer:
         """
         self.origins = [origin]
         check_device(recipe, device)
-        parallel.check_batch(recipe.batch)
+        if recipe.batch % (world := parallel.world()):
+            raise StudyError(
+                f"recipe field 'batch': {world} processes can't share {recipe.batch} images evenly: set it to a "
+                f"multiple of {world}, or start another number of processes (torchrun --nproc-per-node)"
+            )
         data = data.holdout() if recipe.holdout else data
         data = data.subset(recipe.images, recipe.seed) if recipe.images else data
         if recipe.batch > len(data.train):
@@ -149,7 +160,7 @@ class Trainer:
             with torch.cuda.device(second):
                 torch.cuda.manual_seed(recipe.seed * 1_000 + 6)
         self.network: nn.Module = self.model
-        """The model as it is trained, its gradients those of the whole batch."""
+        """The model as it is trained: of several processes in DistributedDataParallel (`parallel.together`)."""
         self.optimiser = optimiser(self.model, recipe)
         self.history: list[Epoch] = []
         self.snapshots: dict[int, Tensor] = {}
@@ -384,7 +395,7 @@ class Trainer:
 
     @property
     def split(self) -> str:
-        """Among what this run is divided, empty if it is not."""
+        """Over what this run is spread: see `Result`."""
         if isinstance(self.model, Towers):
             return "a device for each tower"
         return f"{parallel.world()} processes" if parallel.world() > 1 else ""
@@ -419,7 +430,7 @@ class Trainer:
         for suffix, mine in found.items():
             mean = parallel.whole(mine, len(labels))
             scores[f"test_error{suffix}"] = error_rate(mean, labels)
-            scores[f"test_error_top5{suffix}"] = error_rate(mean, labels, k=min(5, mean.shape[1]))
+            scores[f"test_error_top5{suffix}"] = error_rate(mean, labels, k=5)
         return scores, mean
 
     def save(self, path: Path) -> None:
@@ -471,20 +482,16 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         for stream, saved in zip(self._streams, state["generators"], strict=True):
             stream.set_state(saved)
-        torch.set_rng_state(_own(state["dropout"]).clone())  # torch crashes on a part of a tensor
+        torch.set_rng_state(state["dropout"][parallel.rank()].clone())  # torch crashes on a part of a tensor
         if self._gpus:
-            for gpu, own in zip(self._gpus, _own(state["cuda_generator"]).chunk(len(self._gpus)), strict=True):
+            mine = state["cuda_generator"][parallel.rank()]
+            for gpu, own in zip(self._gpus, mine.chunk(len(self._gpus)), strict=True):
                 torch.cuda.set_rng_state(own.clone(), gpu)
         self.origins = list(dict.fromkeys([*state["origins"], *self.origins]))
         self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.snapshots = state.get("snapshots", {})  # not in the first checkpoints
-        self.pretraining = [Epoch(**epoch) for epoch in state.get("pretraining", [])]
-        self.seconds |= state["seconds"]  # the first checkpoints have no waits
-
-
-def _own(states: Tensor) -> Tensor:
-    """Return this process's row of what a checkpoint holds of all; the first checkpoints held one process's, flat."""
-    return states.view(parallel.world(), -1)[parallel.rank()]
+        self.snapshots = state["snapshots"]
+        self.pretraining = [Epoch(**epoch) for epoch in state["pretraining"]]
+        self.seconds = state["seconds"]
 
 
 class _Replayed:
@@ -526,8 +533,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         state = files.load_tensors(path)
         if isinstance(state, dict) and "written by" not in state:
             raise ValueError("written by another version")
-        needed = "origins", "recipe", "digest", "model", "optimiser", "generators", "dropout", "history", "seconds"
-        if not set(needed) <= set(state) or not isinstance(state["recipe"], dict):
+        if not set(state) >= HELD or not isinstance(state["recipe"], dict):
             raise ValueError("not a checkpoint of this library")
     except _DAMAGED as error:
         raise StudyError(
@@ -669,7 +675,7 @@ def pretrain(
     """
     recipe, whole = run.recipe, data.holdout() if run.recipe.holdout else data
     alone = replace(recipe, pretrain=0, epochs=recipe.pretrain, holdout=False, images=0, target_error=None)
-    alone = replace(alone, flip=False, cuts=(), bias_cuts=None, conv1=())
+    alone = replace(alone, flip=False, cuts=(), bias_cuts=None, conv1=(), warmup=0)
     trainer = Trainer(alone, whole.turned(), run.device, run.origins[0], second)
     if checkpoint is not None and checkpoint.exists():
         trainer.load(checkpoint)

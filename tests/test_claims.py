@@ -311,8 +311,8 @@ def test_several_fold_says_how_many_settings_refuse_it_and_that_a_capped_one_nev
     assert least
     assert (judged, least.p) == ("inconclusive", None)
     assert least.why == (
-        "2 of 4 intervals lie below 2, the reading of 'several' here; no verdict can come: in raw-variance ReLU itself "
-        "stopped at its cap"
+        "2 of 4 intervals lie below 2, the reading of 'several' here; no verdict can come: in raw-variance ReLU "
+        "itself stopped at its cap"
     )
 
 

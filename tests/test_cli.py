@@ -462,6 +462,17 @@ def test_a_folder_that_can_t_be_written_to_is_told_before_the_training(
     assert "records can't be written to" in told.err
 
 
+@pytest.mark.parametrize("command", ["verify {id}", f"train tiny --data synthetic:train=64,test=32 {FAST}"])
+def test_a_run_that_a_folder_holds_is_not_trained_into_it_again(
+    run: Record, tell: Tell, command: str, tmp_path: Path
+) -> None:
+    asked = f"{command.format(id=run['id'])} --out {tmp_path / 'kept'}"
+    assert tell(asked).code == 0
+    told = tell(asked)
+    assert (told.code, told.out.count("epoch  ")) == (2, 0)
+    assert re.search("run [0-9a-f]{16} is recorded in .*kept already: name another folder", told.err)
+
+
 def test_a_record_with_a_changed_number_gives_exit_code_1(run: Record, tell: Tell, tmp_path: Path) -> None:
     run["history"][-1]["loss"] += 1e-9
     (tmp_path / "runs" / "tiny.jsonl").write_text(json.dumps(run) + "\n")

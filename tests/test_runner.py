@@ -874,6 +874,21 @@ def test_the_variable_names_the_folder_that_is_read_and_added_to(trained: list[s
     assert (len(trained), len(records.read(tmp_path / "runs"))) == (9, 10)
 
 
+def test_complete_records_of_a_gpu_are_read_where_there_is_none(
+    trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study("tiny", "smoke")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(runner, "usual_device", lambda scale: "cuda")
+    assert len(study("tiny", "smoke")["relu-tiny"].runs) == 2
+    assert len(trained) == 10
+    *complete, _ = records.read(tmp_path / "runs")
+    (tmp_path / "runs" / "tiny.jsonl").unlink()
+    write(tmp_path / "runs", complete)
+    with pytest.raises(StudyError, match="torch finds none here"):
+        study("tiny", "smoke")
+
+
 def test_retraining_leaves_the_records_of_the_variable_s_folder_aside(trained: list[str], tmp_path: Path) -> None:
     write(tmp_path / "runs", runs_of((RELU, GRID), (TANH, GRID)))
     study("tiny", "smoke", retrain=True)

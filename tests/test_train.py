@@ -640,12 +640,12 @@ def test_a_run_on_fewer_images_sees_only_them_in_as_many_updates(
 
 @pytest.fixture
 def turning(recipe: Recipe) -> Recipe:
-    return replace(recipe, pretrain=2, epochs=1, flip=True, cuts=(0,), conv1=(0, 1))
+    return replace(recipe, pretrain=2, epochs=1, flip=True, cuts=(0,), conv1=(0, 1), warmup=1)
 
 
 def test_pre_training_asks_for_the_turn_of_all_images_at_a_constant_rate(turning: Recipe, small: Dataset) -> None:
     result = train(replace(turning, images=10), small)
-    alone = replace(turning, pretrain=0, epochs=2, flip=False, cuts=(), conv1=())
+    alone = replace(turning, pretrain=0, epochs=2, flip=False, cuts=(), conv1=(), warmup=0)
     expected = [replace(epoch, epoch=epoch.epoch - 2) for epoch in curve(train(alone, small.turned()))]
     assert [replace(epoch, seconds=0.0) for epoch in result.pretraining] == expected
 
@@ -1210,10 +1210,11 @@ def test_bf16_is_allowed_on_a_cpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -
     check_device(Recipe(precision="bf16"), CPU)
 
 
-def test_bf16_is_refused_on_a_gpu_that_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    with pytest.raises(StudyError, match=r"'bf16': this GPU .*: take 'tf32' or 'float32'"):
-        check_device(Recipe(precision="bf16"), torch.device("cuda"))
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_a_gpu_that_can_only_imitate_a_precision_refuses_it(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(StudyError, match=f"'{precision}': this GPU .*: take 'float32'"):
+        check_device(Recipe(precision=precision), torch.device("cuda"))
 
 
 needs_bf16 = pytest.mark.skipif(
