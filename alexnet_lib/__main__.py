@@ -522,7 +522,9 @@ def _bench(options: argparse.Namespace) -> None:
 def _declare_notebook(part: argparse.ArgumentParser) -> None:
     part.add_argument("notebooks", nargs="*", help="notebooks (all by default), e.g. 01_relu_vs_tanh")
     part.add_argument("--scale", help="smoke, laptop, gpu or imagenet (default: the notebook's own, published runs)")
-    part.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other parameters of the notebook")
+    part.add_argument(
+        "--set", action="extend", nargs="*", default=[], metavar="NAME=VALUE", help="other parameters of the notebook"
+    )
     part.add_argument("--out", type=Path, default=Path("build/notebooks"), help="folder of the executed notebooks")
     part.add_argument("--publish", action="store_true", help="execute with defaults and keep the outputs in place")
 

@@ -560,8 +560,9 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, 
 def test_a_notebook_is_executed_with_its_parameters(
     tell: Tell, executed: list[tuple[str, str, dict[str, object]]]
 ) -> None:
-    told = tell("notebook relu_vs_tanh --scale smoke --set retrain=true --out here")
-    assert executed == [("01_relu_vs_tanh", "here/01_relu_vs_tanh.ipynb", {"scale": "smoke", "retrain": True})]
+    told = tell("notebook relu_vs_tanh --scale smoke --set retrain=true --set more=1 --out here")
+    parameters = {"scale": "smoke", "retrain": True, "more": 1}
+    assert executed == [("01_relu_vs_tanh", "here/01_relu_vs_tanh.ipynb", parameters)]
     assert told.out.startswith("here/01_relu_vs_tanh.ipynb: 1 s")
 
 
