@@ -69,7 +69,7 @@ test: setup
 	@$(PY) -m ruff check .
 	@printf '%s\n' '-m mypy' 'book/build.py --kept' | xargs -P 2 -L 1 $(PY)
 	@echo "== tests"
-	@$(PY) -m pytest -p no:nbval -n $(JOBS) --dist worksteal tests/test_*.py tests/book
+	@$(PY) -m pytest -p no:nbval -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/book tests/test_*.py
 	@echo "== notebooks: every published number follows from the records"
 	@$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadfile notebooks
 	@$(MAKE) --no-print-directory smoke

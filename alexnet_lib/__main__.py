@@ -31,10 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except StudyError as error:
-        from alexnet_lib import parallel
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            from alexnet_lib import parallel
 
-        if parallel.first_to_tell(str(error)):
-            print(f"error: {error}", file=sys.stderr)
+            if not parallel.first_to_tell(str(error)):
+                return 2
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader has seen enough, e.g. `| head`
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -330,9 +332,10 @@ def _run(options: argparse.Namespace) -> None:
     # Importing torch takes seconds, and so do processes that end: both are part of the time.
     deadline = None if options.budget is None else time.time() + _seconds(options.budget) - LEAVING
 
+    names = _named(options)
+
     from alexnet_lib import cluster, records, runner
 
-    names = _named(options)
     options.device = options.device or runner.device_for(options.scale, elsewhere=bool(options.executor))
     device = _device(options, elsewhere=bool(options.executor))
     if options.jobs is not None and options.jobs < 1:
@@ -356,9 +359,11 @@ def _seconds(text: str) -> float:
 
 
 def _pending(options: argparse.Namespace) -> None:
+    names = _named(options)
+
     from alexnet_lib import records, runner
 
-    tasks = runner.pending(_named(options), options.scale, _out(options), records.PUBLISHED)
+    tasks = runner.pending(names, options.scale, _out(options), records.PUBLISHED)
     for task in tasks:
         search = "  (search for the rate)" if task.search else ""
         print(f"{task.recipe.id}  {task.experiment}  {task.label}{search}")

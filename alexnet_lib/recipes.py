@@ -6,6 +6,7 @@ Device, time and commit are not in it: they are provenance and stand in the run 
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -167,14 +168,18 @@ class Recipe:
         """
         return replace(self, rate=self.rate * (self.batch / PAPER_BATCH) ** RATE_RULES[rule])
 
+    @classmethod
+    @functools.cache
+    def _defaults(cls) -> dict[str, Any]:
+        return cls().resolved()
+
     @property
     def id(self) -> str:
         """Return the run's identity: 16 hex digits over the fields that differ from their default.
 
         A field added later, with a default that keeps the old behaviour, thus leaves old runs their names.
         """
-        defaults = Recipe().resolved()
-        given = {name: value for name, value in self.resolved().items() if value != defaults[name]}
+        given = {name: value for name, value in self.resolved().items() if value != self._defaults()[name]}
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -184,22 +189,14 @@ def _rising(epochs: tuple[int, ...] | None) -> bool:
 
 def _coerce(name: str, value: Any, kind: str) -> Any:
     """Return ``value`` as the type that the field declares, or say why it can't be one."""
-    error = StudyError(f"recipe field {name!r}: expected {kind}, got {type(value).__name__} {value!r}")
-    if kind.startswith("tuple"):
-        if value is None and kind.endswith("None"):
-            return None
-        if not isinstance(value, list | tuple):
-            raise error
+    optional, fits = value is None and kind.endswith("None"), type(value).__name__ == kind
+    if optional or fits:
+        return value
+    if kind.startswith("tuple") and isinstance(value, list | tuple):
         return tuple(_coerce(name, item, "int") for item in value)
-    if kind.startswith("float"):
-        if value is None and kind.endswith("None"):
-            return None
-        if isinstance(value, str):
-            raise StudyError(f"{error} (YAML and JSON read '1e-3' as text in some places: write 1.0e-3)")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise error
+    if kind.startswith("float") and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    expected = {"str": str, "int": int, "bool": bool}[kind]
-    if not isinstance(value, expected) or (kind == "int" and isinstance(value, bool)):
-        raise error
-    return value
+    hint = ""
+    if kind.startswith("float") and isinstance(value, str):
+        hint = " (YAML and JSON read '1e-3' as text in some places: write 1.0e-3)"
+    raise StudyError(f"recipe field {name!r}: expected {kind}, got {type(value).__name__} {value!r}{hint}")

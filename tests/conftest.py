@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import resource
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from alexnet_lib.recipes import Recipe
 def one_thread() -> None:
     """Sums over several threads round differently from run to run of another machine's load."""
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # imports and collected tests outlive every test: no later collection need look through them
 
 
 @pytest.fixture(autouse=True)

@@ -92,7 +92,7 @@ def told() -> None:
             distributed.destroy_process_group()
         return cli.main([*command, "--set", *fields, *more])
 
-    codes = [tell("batch=25"), tell(), tell("--checkpoint", "held.pt")]
+    codes = [tell("batch=25"), tell(), tell("--checkpoint", "held.pt", "--out", "others")]
     own = Path(f"machine-{parallel.rank()}")
     own.mkdir()
     if parallel.rank() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -164,6 +165,9 @@ SCORES = (
 )
 
 
+_arms = functools.cache(experiments.arms)
+
+
 def ended(
     experiment: str,
     arm: str,
@@ -178,7 +182,7 @@ def ended(
     ``scores``: by seed, in per cent; a number is the test error, and what is not given is 50 %. ``errors``: the
     training errors of every run, epoch by epoch.
     """
-    (of,) = (each for each in experiments.arms(experiment, scale) if each.name == arm)
+    (of,) = (each for each in _arms(experiment, scale) if each.name == arm)
     task = Task(experiment, scale, arm, of.recipe, False)
     runs = []
     for seed, given in enumerate(scores):
@@ -197,7 +201,7 @@ def whole(seeds: int = 100, draw: int = 0) -> list[Record]:
     """
     runs: dict[str, Record] = {}
     for experiment in experiments.EXPERIMENTS:
-        for arm in experiments.arms(experiment, "laptop"):
+        for arm in _arms(experiment, "laptop"):
             random = np.random.default_rng([draw, *arm.name.encode()])  # an arm more changes no other's numbers
             levels = {name: random.uniform(20, 22) for name in (*SCORES, "early")}
             for seed in range(0 if arm.rates else min(seeds, arm.seeds)):

@@ -95,6 +95,17 @@ def _settings() -> dict[str, str]:
     return {name: os.environ[name] for name in runner.ALLOCATOR if name in os.environ}
 
 
+BEGUN: list[tuple[Any, ...]] = []  # in the process
+
+
+def _begin(*files: Any) -> None:
+    BEGUN.append(files)
+
+
+def _kinds() -> list[str]:
+    return [type(each).__name__ for each in BEGUN[-1]]
+
+
 def test_an_ordinary_process_has_none_of_our_allocator_settings(
     photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,10 +119,11 @@ def test_an_ordinary_process_has_none_of_our_allocator_settings(
             return super().submit(*task)
 
     monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
-    bench.write_jpegs(photos.train, tmp_path)
+    monkeypatch.setattr(bench, "_begin", _begin)
+    monkeypatch.setattr(bench, "_epoch", _kinds)
     with bench.ordinary((LARGE, photos, tmp_path, 8, torch.device("cpu"))) as epoch:
         assert _settings() == runner.ALLOCATOR
-        epoch()
+        assert epoch() == ["Recipe", "Dataset", "PosixPath", "int", "device"]  # type: ignore[func-returns-value]
     assert submitted == [{}, {}]
 
 
@@ -129,14 +141,15 @@ def test_the_floor_is_the_time_of_the_operations_and_then_of_the_update() -> Non
 def test_large_images_are_timed_on_alexnet_with_its_ratios_and_the_paper_s_training(
     monkeypatch: pytest.MonkeyPatch, has_bf16: bool
 ) -> None:
-    monkeypatch.setattr(bench, "ALEXNET", LARGE)
+    # Of AlexNet a miniature, since bf16 is emulated where the CPU lacks it.
+    monkeypatch.setattr(bench, "ALEXNET", replace(LARGE, net="alexnet32", crop=24))
     monkeypatch.setattr(bench, "BATCHES", {"cpu": (4,)})
     monkeypatch.setattr(bench, "IMAGES", {"cpu": 8})
     monkeypatch.setattr(bench, "machine_rates", lambda device, precision: (1e11, 1e10))
     monkeypatch.setattr(bench, "ordinary", lambda files: contextlib.nullcontext(bench.reference(*files)))
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
-    report = "\n".join(bench.report("synthetic:size=132,train=5,test=2", rounds=1))
-    assert "128-pixel crops and reflections of 8 images" in report
+    report = "\n".join(bench.report("synthetic:size=28,train=5,test=2", rounds=1))
+    assert "24-pixel crops and reflections of 8 images" in report
     parts = report.split("batches of 4, ")[1:]
     assert [part.split()[0] for part in parts] == ["float32", "bf16"][: 1 + has_bf16]
     assert ("bf16 not measured: precision 'bf16': this CPU has no bf16 arithmetic" in report) != has_bf16
@@ -149,7 +162,7 @@ def test_large_images_are_timed_on_alexnet_with_its_ratios_and_the_paper_s_train
         (same,) = re.findall(r"^a / b with our allocator settings: ([\d.]+) x", part, re.MULTILINE)
         assert float(same) == pytest.approx(a / found[bench.ALLOCATED], rel=0.05, abs=0.01)
         (hours,) = re.findall(r"90 epochs of 1,200,000 images at a: ([\d,]+) hours", part)
-        assert float(hours.replace(",", "")) == pytest.approx(90 * 1_200_000 / a / 3600, rel=0.05)
+        assert float(hours.replace(",", "")) == pytest.approx(90 * 1_200_000 / a / 3600, rel=0.05, abs=0.5)
 
 
 def test_small_images_are_timed_on_one_core_against_the_tutorial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -768,8 +768,8 @@ FAMILY = {
 }
 
 
-@pytest.fixture
-def family(tmp_path: Path) -> pd.DataFrame:
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Return the ledger of made-up records: five effects, a level that isn't judged, and Figure 1."""
     runs = figure1(FIVE)
     for name, differences in FAMILY.items():
@@ -780,7 +780,7 @@ def family(tmp_path: Path) -> pd.DataFrame:
         runs += ended(BY_ID[name]["experiment"], other, errors, errors=[early, 0.6, 0.4, 0.2])
     runs += ended("lrn", "base", [{"test_error": 20.0, "test_error_10views": 20.0}] * 5, errors=[0.8, 0.6, 0.4, 0.2])
     runs += ended("lrn", "13pct", [15.0, 15.1])
-    return claims.ledger("laptop", write(tmp_path, runs))
+    return claims.ledger("laptop", write(tmp_path_factory.mktemp("family"), runs))
 
 
 def test_p_values_are_adjusted_over_all_judged_claims_as_benjamini_and_hochberg_did(family: pd.DataFrame) -> None:

@@ -23,19 +23,17 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def cross_map_loop(x: Tensor, size: int, alpha: float, beta: float, k: float, towers: int) -> Tensor:
-    """P §3.3, one element at a time."""
-    images, maps, height, width = x.shape
-    per_tower = maps // towers
+    """P §3.3, one map at a time."""
+    a = x.unbind(1)
+    per_tower = len(a) // towers
     out = []
-    for n, y, z in itertools.product(range(images), range(height), range(width)):
-        a = x[n, :, y, z].unbind()
-        for i in range(maps):
-            first = i // per_tower * per_tower
-            total = x.new_zeros(())
-            for j in range(max(first, i - size // 2), min(first + per_tower - 1, i + size // 2) + 1):
-                total = total + a[j] ** 2
-            out.append(a[i] / (k + alpha * total) ** beta)
-    return torch.stack(out).view(images, height, width, maps).permute(0, 3, 1, 2)
+    for i in range(len(a)):
+        first = i // per_tower * per_tower
+        total = torch.zeros_like(a[i])
+        for j in range(max(first, i - size // 2), min(first + per_tower - 1, i + size // 2) + 1):
+            total = total + a[j] ** 2
+        out.append(a[i] / (k + alpha * total) ** beta)
+    return torch.stack(out, 1)
 
 
 def same_map_loop(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:

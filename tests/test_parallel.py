@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -143,18 +143,6 @@ def test_it_does_only_the_epochs_that_the_checkpoint_lacks(killed: Path) -> None
 def test_a_checkpoint_is_not_gone_on_from_by_another_number_of_processes(killed: Path, images: Dataset) -> None:
     with pytest.raises(StudyError, match=r"3 processes, this is .*half of each"):
         Trainer(DROPOUT, images, CPU).load(killed / "run.pt")
-
-
-def test_a_checkpoint_of_before_there_were_processes_is_gone_on_from(tmp_path: Path, images: Dataset) -> None:
-    path, recipe = tmp_path / "run.pt", replace(DROPOUT, epochs=2)
-    whole = train(recipe, images)
-    trainer = Trainer(recipe, images, CPU)
-    trainer.epoch()
-    trainer.save(path)
-    state = torch.load(path)
-    torch.save({**state, "dropout": state["dropout"].flatten()}, path)
-    again = train(recipe, images, checkpoint=path)
-    assert without_times(map(asdict, again.history)) == without_times(map(asdict, whole.history))
 
 
 # --- one record, each message once, and the cause --------------------------------------------------------------
