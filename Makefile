@@ -21,15 +21,15 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PHYS_PAGES") * 
 .NOTPARALLEL:
 .PHONY: help setup book test lint smoke clean distclean lock
 
-# Times are of 2 cores with AVX-512 and without other work, rounded up; with AVX2 only about half as much again.
+# Times are of 2 cores with AVX2 only and without other work, rounded up; with AVX-512 about a third less.
 help:
 	@echo "target                 cost             what it does"
-	@echo "make book              3 min            build the book from the published records, print its front page"
-	@echo "make book SCALE=smoke  6 min            the same after training every experiment on generated images"
+	@echo "make book              5 min            build the book from the published records, print its front page"
+	@echo "make book SCALE=smoke  9 min            the same after training every experiment on generated images"
 	@echo "                                        (SCALE=laptop: real data, hours on 2 cores; SCALE=gpu: one GPU)"
-	@echo "make test              12 min           lint, tests, published numbers, smoke training, pages of the book"
+	@echo "make test              13 min           lint, tests, published numbers, smoke training, pages of the book"
 	@echo "                                        (JOBS=n processes; else two to four, by cores and memory)"
-	@echo "make smoke             4 min            only the smoke training: each notebook once on generated images"
+	@echo "make smoke             5 min            only the smoke training: each notebook once on generated images"
 	@echo "make lint              1 min            ruff and mypy; seconds when nothing changed"
 	@echo "make setup             2 min            install: 3.2 GB of downloads, 6.2 GB on disk; the others call it"
 	@echo "                                        when it is due (their first call takes that much longer)"
