@@ -24,8 +24,8 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PHYS_PAGES") * 
 # Times are of 2 cores with AVX2 only and without other work, rounded up; with AVX-512 about a third less.
 help:
 	@echo "target                 cost             what it does"
-	@echo "make book              5 min            build the book from the published records, print its front page"
-	@echo "make book SCALE=smoke  9 min            the same after training every experiment on generated images"
+	@echo "make book              4 min            build the book from the published records, print its front page"
+	@echo "make book SCALE=smoke  8 min            the same after training every experiment on generated images"
 	@echo "                                        (SCALE=laptop: real data, hours on 2 cores; SCALE=gpu: one GPU)"
 	@echo "make test              13 min           lint, tests, published numbers, smoke training, pages of the book"
 	@echo "                                        (JOBS=n processes; else two to four, by cores and memory)"
