@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -88,7 +89,7 @@ def shown(found: Estimate | None) -> str:
     """Return an estimate with its interval, where it has one; a dash where there is none."""
     if found is None:
         return DASH
-    return show(found) if found.n < 2 else f"{show(found)} ({show_interval(found)})"
+    return show(found) if math.isinf(found.high) else f"{show(found)} ({show_interval(found)})"
 
 
 def effects(found: Mapping[str, tuple[str, Estimate | None]]) -> HTML:
