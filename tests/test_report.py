@@ -143,6 +143,10 @@ def test_levels_are_means_with_intervals_and_a_dash_where_an_arm_has_no_run(tmp_
     ]
 
 
+def test_an_estimate_from_all_arms_at_once_has_an_interval_though_no_value_of_its_own() -> None:
+    assert report.shown(Estimate(0.02, -0.62, 0.66, (), "points")) == "+0.02 points (−0.62 to +0.66)"
+
+
 def test_the_level_of_a_single_run_has_no_interval(tmp_path: Path) -> None:
     base, _ = rows(report.levels(results_of(tmp_path, "dropout", *ended("dropout", "base", [20.0])), TITLES))
     assert (base["n"], base["one view"]) == ("1", "20.00 %")
