@@ -117,9 +117,10 @@ def _declare_train(part: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    import torch
     from tqdm import tqdm
 
-    from alexnet_lib import data, experiments, parallel, records, runner, store, train
+    from alexnet_lib import data, experiments, models, parallel, records, runner, store, train
 
     begun, origin = datetime.now(UTC), records.origin()
     device, *second = _devices(options)
@@ -149,11 +150,13 @@ def _train(options: argparse.Namespace) -> None:
             tqdm.write(runner.epoch_line(recipe.net, epoch), file=sys.stdout)
             sys.stdout.flush()
 
-    dataset = data.load(recipe.data)
+    models.outline(recipe.net)  # refuses an unknown one before minutes of decoding
+    train.check_device(recipe, torch.device(device))
     if options.out:
         records.check_folder(options.out)
         _check_new(recipe.id, records.OWN, options.out)
-    with parallel.joined(device), bar, _alone(options.checkpoint):
+    dataset = data.load(recipe.data)
+    with parallel.process_group(device), bar, _alone(options.checkpoint):
         result = train.train(
             recipe,
             dataset,
@@ -198,9 +201,9 @@ def _alone(checkpoint: Path | None) -> Iterator[None]:
 
     lock: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(True)
     if checkpoint is not None and parallel.rank() == 0:  # which writes it
-        lock = files.alone(checkpoint.with_name(f"{checkpoint.name}.lock"))
+        lock = files.try_lock(checkpoint.with_name(f"{checkpoint.name}.lock"))
     with lock as alone:
-        if parallel.total(torch.tensor(float(not alone))):  # known to all processes of the run
+        if parallel.all_reduce_sum(torch.tensor(float(not alone))):  # known to all processes of the run
             raise StudyError(f"checkpoint {checkpoint}: another training is at it: name another file, or wait")
         yield
 
@@ -340,6 +343,7 @@ def _run(options: argparse.Namespace) -> None:
     device = _device(options, elsewhere=bool(options.executor))
     if options.jobs is not None and options.jobs < 1:
         raise StudyError(f"--jobs {options.jobs}: take 1 or more")
+    records.check_folder(_out(options))
     also = records.PUBLISHED if options.pending else None
     session = runner.Session(device=device, folder=_out(options), deadline=deadline, also=also)
     if options.executor:

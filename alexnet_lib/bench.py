@@ -166,7 +166,7 @@ def per_image_transform(recipe: Recipe, data: Dataset) -> Callable[[Tensor], Ten
 def ours(recipe: Recipe, data: Dataset, device: str = "cpu") -> Callable[[], float]:
     """Return one epoch of training by our loop; as in training, the losses are read at its end."""
     trainer = Trainer(recipe, data, torch.device(device))
-    return lambda: trainer.updates()[0].sum().item()
+    return lambda: trainer.train_epoch()[0].sum().item()
 
 
 def alone(recipe: Recipe, data: Dataset, device: str) -> Callable[[], float]:
@@ -176,7 +176,7 @@ def alone(recipe: Recipe, data: Dataset, device: str) -> Callable[[], float]:
     batch = torch.randn_like(images), labels.clone()
     repeat = functools.partial(itertools.repeat, batch, len(data.train) // recipe.batch)
     trainer.batches = lambda: iter(repeat())  # type: ignore[method-assign]
-    return lambda: trainer.updates()[0].sum().item()
+    return lambda: trainer.train_epoch()[0].sum().item()
 
 
 def around(recipe: Recipe, data: Dataset) -> Callable[[], float]:
@@ -204,7 +204,7 @@ def around(recipe: Recipe, data: Dataset) -> Callable[[], float]:
         marks.clear()
         begin = time.perf_counter()
         with mock.patch.object(Tensor, "backward", backward):
-            trainer.updates()
+            trainer.train_epoch()
         whole = time.perf_counter() - begin
         return 1 - sum(end - start for start, end in zip(marks[::2], marks[1::2], strict=True)) / whole
 
@@ -388,8 +388,8 @@ def full(data: Dataset, device: str, rounds: int) -> Iterator[str]:
                         contenders[B] = reference(*files)
                     contenders[C] = alone(recipe, data, device)
                     rows = measure(contenders, len(images), rounds)
-                least = floor(recipe, len(data.classes), operations, memory)
-                rows[D] = Row(D, least, least, least)
+                most = roofline(recipe, len(data.classes), operations, memory)
+                rows[D] = Row(D, most, most, most)
                 yield from table(f"batches of {batch}, {precision}", rows)
                 yield from _against(device, batch, {name: row.rate for name, row in rows.items()})
 
@@ -431,7 +431,7 @@ def machine_rates(device: torch.device, precision: str) -> tuple[float, float]:
     return 2 * side**3 * rates["product"], 2 * source.nbytes * rates["copy"]
 
 
-def floor(recipe: Recipe, classes: int, operations: float, memory: float) -> float:
+def roofline(recipe: Recipe, classes: int, operations: float, memory: float) -> float:
     """Return the images a second if a step were its counted operations and then its update, and nothing else.
 
     The update reads weights, velocities and gradients and writes the first two, in float32: 20 bytes a weight.

@@ -140,7 +140,7 @@ def _several_times(claim: Claim, results: Results, scale: str) -> tuple[Estimate
     below = [name for name, ratio in ended.items() if ratio.high < threshold]
     least = replace(
         least,
-        note=f"smallest of {len(ended)} of {len(found)} settings: {setting}",
+        note=f"{setting}, the smallest of {len(ended)} of {len(found)} settings",
         p=None,  # "no effect" is a ratio of 1, and the claim is of more
         why=f"{len(below)} of {len(ended)} intervals lie below {threshold}, the reading of 'several' here"
         if below
@@ -229,7 +229,7 @@ def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None,
     if not ended:
         return None, NOT_TESTED
     layer, least = max(ended.items(), key=lambda item: item[1].mean)
-    note = f"least in the paper's favour of {len(ended)} of 3: {layer}"
+    note = f"{layer.removeprefix('no-')}, least in the paper's favour of {len(ended)} of 3"
     known = [points.p for points in ended.values() if points.p is not None]
     least = replace(least, note=note, p=max(known) if len(known) == len(ended) else None)  # all three must show it
     waiting = [layer for layer in layers if layer not in ended or ended[layer].n < results[layer].arm.seeds]
@@ -275,7 +275,8 @@ def _towers_specialise(claim: Claim, results: Results, scale: str) -> tuple[Esti
         values=tuple(100.0 * count for count in counts),
         unit="per cent",
         note=f"{sum(counts)} of {len(counts)} networks",
-        why=("" if all(counts) else "not in every run; ") + f"by chance in {100 * (1 - CONFIDENCE):.0f} %",
+        why=("" if all(counts) else f"not in every run: {counts.count(False)} of {len(counts)} do not; ")
+        + f"by chance {100 * (1 - CONFIDENCE):.0f} % would",
         p=float(test.pvalue) if len(counts) > 1 else None,
     )
     if found.n < results["base"].arm.seeds:
@@ -362,6 +363,8 @@ def _limits(claim: Claim, results: Results, judged: str) -> list[str]:
     compared = {of[part] for part in ("with", "without", "arm") if part in of} or results.keys()
     if any(results[arm].arm.recipe.net.startswith("alexnet32") for arm in compared & results.keys()):
         limits.append("on AlexNet-32, a miniature")
+    if "with" in of and results[of["with"]].arm.recipe.net.startswith("cifar-"):  # in 2012 trained for far longer
+        limits.append(f"after {results[of['with']].arm.recipe.epochs} epochs")
     return limits
 
 
@@ -384,6 +387,7 @@ def count(claim: str) -> float:
         "parameters-60-million": total,
         "neurons-650-thousand": sum(row.neurons for row in rows),
         "first-layer-253440-neurons": next(row.neurons for row in rows if row.name == "conv1"),
+        "other-layers-368872-neurons": sum(row.neurons for row in rows if row.name != "conv1"),
         "input-150528-dimensional": size * size * 3,
         "convolutions-hold-one-per-cent": 100
         * max(row.parameters for row in rows if row.name.startswith("conv"))
@@ -493,7 +497,5 @@ def cost(runs: Sequence[records.Record]) -> str:
     """
     hours = {"core": 0.0, "GPU": 0.0}
     for run in runs:
-        hours["GPU" if records.on_gpu(run) else "core"] += (
-            run["cost"]["train_seconds"] + run["cost"]["evaluate_seconds"]
-        ) / 3600
+        hours["GPU" if records.on_gpu(run) else "core"] += records.seconds(run) / 3600
     return " + ".join(f"{spent:.{1 if spent >= 1 else 2}f} {of} h" for of, spent in hours.items() if spent) or "0 h"

@@ -16,7 +16,7 @@ from alexnet_lib.recipes import StudyError
 
 
 @contextlib.contextmanager
-def written(path: Path, remedy: str) -> Iterator[Path]:
+def atomic_write(path: Path, remedy: str) -> Iterator[Path]:
     """Give a path to write to; what is there in the end takes the place of ``path``, else nothing is left of it.
 
     Raises:
@@ -52,7 +52,7 @@ def load_tensors(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[bool]:
+def try_lock(path: Path) -> Iterator[bool]:
     """Hold a lock file as long as the context lasts; False, at once, where another process holds it.
 
     The system gives the lock back when its process ends, however it ends: nobody needs to remove a lock file.
@@ -60,7 +60,7 @@ def alone(path: Path) -> Iterator[bool]:
     Raises:
         StudyError: the file can't be made or locked.
     """
-    lock = FileLock(path)
+    lock = FileLock(path, fallback_to_soft=False)  # a soft lock would outlive a process that is killed
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

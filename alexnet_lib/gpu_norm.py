@@ -40,7 +40,7 @@ class GpuNorm(torch.autograd.Function):
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         out = torch.empty_like(x)
         with torch.cuda.device_of(x):
-            _gradients[_grid(x)](x, gradient, out, *ctx.setting, enable_fp_fusion=True)
+            _forward_backward[_grid(x)](x, gradient, out, *ctx.setting, enable_fp_fusion=True)
         return out, None, None, None, None, None
 
 
@@ -91,7 +91,7 @@ def _values(x, out, count, alpha, k, MAPS: tl.constexpr, HALF: tl.constexpr, BLO
 
 
 @triton.jit
-def _gradients(x, gradient, out, count, alpha, k, MAPS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
+def _forward_backward(x, gradient, out, count, alpha, k, MAPS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
     start, each, inside, place, begin, end = _places(count, MAPS, BLOCK)
     values = ()
     squares = ()

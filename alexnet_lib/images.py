@@ -17,6 +17,7 @@ What must be known of a set beside its numbers stands in `CAVEATS`. Of Imagenett
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import warnings
 from collections import Counter
@@ -39,6 +40,8 @@ from alexnet_lib.recipes import StudyError, unknown
 if TYPE_CHECKING:
     from PIL import Image
 
+PASSING = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+"""System errors that say nothing about the file that is read."""
 SIZE = 256
 """Side of the prepared images in pixels, unless the name says otherwise (P §2)."""
 SOURCES = {
@@ -319,7 +322,11 @@ def decoders() -> Iterator[ThreadPoolExecutor]:
 
 
 def prepare(file: str | BytesIO, out: NDArray[np.uint8]) -> tuple[list[str], str]:
-    """Write the prepared image to ``out``, uint8 (size, size, 3); return its kinds, and why it is unreadable."""
+    """Write the prepared image to ``out``, uint8 (size, size, 3); return its kinds, and why it is unreadable.
+
+    Raises:
+        StudyError: the machine failed, and not the image, which another attempt may read.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -331,7 +338,10 @@ def prepare(file: str | BytesIO, out: NDArray[np.uint8]) -> tuple[list[str], str
     except UnidentifiedImageError:
         return [], "not an image"
     except Exception as error:  # decoders raise almost anything on damaged files
-        return [], str(getattr(error, "strerror", None) or error) or type(error).__name__
+        why = str(getattr(error, "strerror", None) or error) or type(error).__name__
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING:
+            raise StudyError(f"image {file} was not read ({why}): see to that, then try again") from error
+        return [], why
     return kinds, ""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 from alexnet_lib.data import ROOT_VARIABLE
-from alexnet_lib.files import written
+from alexnet_lib.files import atomic_write
 from alexnet_lib.recipes import StudyError, unknown
 from alexnet_lib.records import PROJECT
 
@@ -99,6 +99,6 @@ def publish(notebook: Path, output: Path) -> float:
     for part in (executed, *executed.cells):
         for key in ("papermill", "execution", "widgets"):
             part.metadata.pop(key, None)
-    with written(notebook, "free some space") as partial:
+    with atomic_write(notebook, "free some space") as partial:
         nbformat.write(executed, partial)  # type: ignore[no-untyped-call]
     return seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -117,3 +118,17 @@ def set_rates(optimiser: PaperSGD, recipe: Recipe, epoch: int) -> float:
         if group["first"]:
             group["rate"] *= 0.0 if epoch >= recipe.conv1[1] else cut(recipe.conv1[:1])
     return rate * cut(recipe.cuts)
+
+
+def decay_leaves(model: nn.Module, recipe: Recipe, images: int) -> float:
+    """Return what share of an initial weight of ``conv1`` decay alone would leave: P §5's update without gradients.
+
+    ``images``: in the training set.
+    """
+    update, total = optimiser(model, recipe), 0.0
+    first = model.get_submodule("conv1").weight
+    (group,) = (some for some in update.param_groups if any(weight is first for weight in some["params"]))
+    for epoch in range(recipe.epochs):
+        set_rates(update, recipe, epoch)
+        total += group["rate"] * group["decay"] * math.ceil(images / recipe.batch)
+    return math.exp(-total / (1 - recipe.momentum))

@@ -54,7 +54,7 @@ def _store() -> Store:
     return store  # type: ignore[no-any-return]
 
 
-def _met() -> Store:
+def _fresh_store() -> Store:
     """Wait for all processes, and return a part of the store that only they have used.
 
     After a restart the store still holds the addresses of processes that are gone, and torch would take them for
@@ -73,7 +73,7 @@ def _met() -> Store:
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[None]:
+def process_group(device: str) -> Iterator[None]:
     """Join the run's processes, each with the GPU of its number where ``device`` is ``cuda``; alone, do nothing.
 
     Everything that may take one process longer than another, as loading data does, comes before. After an error
@@ -88,11 +88,11 @@ def joined(device: str) -> Iterator[None]:
             if gpu >= gpus:
                 raise StudyError(f"torchrun: more processes than GPUs on a machine: take --nproc-per-node={gpus}")
             torch.cuda.set_device(gpu)
-        distributed.init_process_group(store=_met(), rank=rank(), world_size=world(), timeout=ANSWER)
+        distributed.init_process_group(store=_fresh_store(), rank=rank(), world_size=world(), timeout=ANSWER)
     try:
         yield
     except RuntimeError as error:
-        if not lost(error):
+        if not is_peer_failure(error):
             raise
         raise StudyError(
             f"another process of this run has ended, or did not answer for {ANSWER.seconds} s: torchrun says at its "
@@ -102,35 +102,35 @@ def joined(device: str) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def lost(error: RuntimeError) -> bool:
+def is_peer_failure(error: RuntimeError) -> bool:
     """Return whether an exchange failed because another process was not there for it."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
-def together(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """Return ``model`` so that its gradients are the mean of all processes'."""
     if world() == 1:
         return model
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
-def part(rows: Rows) -> Rows:
+def shard(rows: Rows) -> Rows:
     """Return this process's share of rows that all have; shares differ by one row at most, and may be empty."""
     each, more = divmod(len(rows), world())
     start = rank() * each + min(rank(), more)
     return rows[start : start + each + (rank() < more)]
 
 
-def whole(mine: Tensor, count: int) -> Tensor:
-    """Return all ``count`` rows from what each process computed for its `part` of them, on all processes."""
+def gather(mine: Tensor, count: int) -> Tensor:
+    """Return all ``count`` rows from what each process computed for its `shard` of them, on all processes."""
     if world() == 1:
         return mine
     rows = mine.new_zeros((count, *mine.shape[1:]))
-    part(rows).copy_(mine)
-    return total(rows)
+    shard(rows).copy_(mine)
+    return all_reduce_sum(rows)
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """Return the sum of the processes' ``values``, on all processes."""
     if world() > 1:
         distributed.all_reduce(values)

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from alexnet_lib import images, store
 from alexnet_lib.data import KINDS, Moments
-from alexnet_lib.files import alone, written
+from alexnet_lib.files import atomic_write, try_lock
 from alexnet_lib.images import SIZE, Report
 from alexnet_lib.recipes import StudyError
 
@@ -87,15 +87,15 @@ def prepare(source: Path, folder: Path) -> None:
     for name in (name for part in parts.values() for name in part.files):
         if not name.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in name):
             raise StudyError(f"source {source}: the file name {name!r} is no UTF-8: rename it")
-    with _held(folder.with_suffix(".lock"), f"{folder} is being prepared"):
+    with _locked(folder.with_suffix(".lock"), f"{folder} is being prepared"):
         if not folder.exists():  # else another process has made it meanwhile
             _prepare(source, folder, classes, parts, ignored)
 
 
 @contextlib.contextmanager
-def _held(path: Path, doing: str) -> Iterator[None]:
+def _locked(path: Path, doing: str) -> Iterator[None]:
     """Hold a lock file: two processes that write the same files would cut short each other's."""
-    with alone(path) as free:
+    with try_lock(path) as free:
         if not free:
             raise StudyError(f"{doing} by another process: wait for it, and give the same command again")
         yield
@@ -169,7 +169,7 @@ def _jpeg(file: str | BytesIO) -> tuple[bytes, list[str], str]:
 
 def _write(path: Path, content: Any) -> None:
     then = "make room or see to the permissions, and give the same command again: it goes on from there"
-    with written(path, then) as partial, partial.open("wb") as file:
+    with atomic_write(path, then) as partial, partial.open("wb") as file:
         file.write(content)
 
 
@@ -231,7 +231,7 @@ def _source(source: Path, ignored: Counter[str]) -> tuple[tuple[str, ...], dict[
     if files := sorted([*source.glob("*.parquet"), *source.glob("*/*.parquet")]):
         return _parquet(source, files)
     if (source / "ILSVRC2012_img_train.tar").exists() and not _unpacked(source):
-        with _held(source / "unpacking.lock", f"{source} is being unpacked"):
+        with _locked(source / "unpacking.lock", f"{source} is being unpacked"):
             _unpack(source)
     classes, splits = images.folders(source, ignored)
     for part, found in splits.items():

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from alexnet_lib.data import Dataset
-from alexnet_lib.files import written
+from alexnet_lib.files import atomic_write
 from alexnet_lib.machine import cpu_model, peak_memory
 from alexnet_lib.recipes import Recipe, StudyError
-from alexnet_lib.train import Epoch, Result
+from alexnet_lib.train import UNKNOWN, Epoch, Result
 
 SCHEMA = 1
 PROJECT = Path(__file__).resolve().parent.parent
@@ -72,6 +72,11 @@ def runs_folder(folder: Path | None = None) -> Path:
 def own_folder() -> Path:
     """Return the folder that one's own records go to: the variable ``ALEXNET_RUNS``, else ``build/runs``."""
     return Path(os.environ.get("ALEXNET_RUNS") or PROJECT / "build" / "runs").expanduser()
+
+
+def seconds(record: Record) -> float:
+    """Return the seconds of a run's training and evaluation; waiting for images is part of the training."""
+    return float(record["cost"]["train_seconds"] + record["cost"]["evaluate_seconds"])
 
 
 def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str, begun: datetime) -> Record:
@@ -152,7 +157,7 @@ def commit() -> dict[str, Any]:
 def origin() -> str:
     """Return the commit in the words that a checkpoint keeps of each part of a run: changed code says so."""
     found = commit()
-    return (found["commit"] or "unknown") + (CHANGED if found["dirty"] else "")
+    return (found["commit"] or UNKNOWN) + (CHANGED if found["dirty"] else "")
 
 
 def version() -> str:
@@ -285,7 +290,7 @@ def keep(run: str, content: bytes, folder: Path | None = None) -> None:
     Raises:
         StudyError: the file could not be written.
     """
-    with written(kept_file(run, folder), "free some space, or choose another folder") as partial:
+    with atomic_write(kept_file(run, folder), "free some space, or choose another folder") as partial:
         partial.write_bytes(content)
 
 
@@ -338,8 +343,8 @@ def publish(folder: Path) -> tuple[list[Record], list[Record]]:
 def _committed(provenance: Mapping[str, Any]) -> bool:
     """Return whether a commit holds the code of every part of a run; the first records name only the last part's."""
     parts: list[str] = provenance.get("commits", [])
-    changed = provenance["dirty"] or any(part.endswith(CHANGED) for part in parts)
-    return bool(provenance["commit"]) and not changed
+    doubtful = any(part == UNKNOWN or part.endswith(CHANGED) for part in parts)
+    return bool(provenance["commit"]) and not provenance["dirty"] and not doubtful
 
 
 def _check(record: Any) -> None:

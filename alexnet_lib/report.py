@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Mapping
 
@@ -137,9 +138,25 @@ def verdict(claim: Claim, found: Estimate | None, judged: str) -> Markdown:
     return Markdown(f"{statement}\n\n> {rule}\n\n**{judged}**{ours}{because}")  # type: ignore[no-untyped-call]
 
 
+def devices(results: Results) -> str:
+    """Return where the runs of each arm were trained, where that is not one kind of device for all; else no text."""
+    arms_of: dict[str, list[str]] = {}
+    for name, result in results.items():
+        kinds = sorted({"GPU" if records.on_gpu(run) else "CPU" for run in result.all_runs})
+        if kinds:
+            arms_of.setdefault(" and ".join(kinds), []).append(name)
+    if len(arms_of) < 2 and "CPU and GPU" not in arms_of:
+        return ""
+    said = "; ".join(f"on {kinds}: {', '.join(names)}" for kinds, names in arms_of.items())
+    return (
+        f"Trained {said}. Where the sides of an effect differ in this, so may rounding, versions and the masks of "
+        "dropout, and a part of the effect can be theirs."
+    )
+
+
 def runs(results: Results) -> HTML:
     """Return every run behind a chapter, by the first digits of its id and commit, and where it was trained."""
-    return table(
+    listed = table(
         [
             {
                 "arm": name,
@@ -156,3 +173,5 @@ def runs(results: Results) -> HTML:
             for run in result.all_runs
         ]
     )
+    said = devices(results)
+    return HTML(f"<p>{html.escape(said)}</p>\n{listed.data}") if said else listed  # type: ignore[no-untyped-call]

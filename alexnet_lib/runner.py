@@ -195,9 +195,9 @@ class Session:
         cache = Path(os.environ.get("ALEXNET_CACHE") or "~/.cache/alexnet-study").expanduser()
         return cache / ("again" if self.again else ".") / f"{run}.pt"
 
-    def alone(self, run: str) -> contextlib.AbstractContextManager[bool]:
-        """Hold a run, whose checkpoint two processes must not share: `files.alone`."""
-        return files.alone(self.checkpoint(run).with_suffix(".lock"))
+    def try_lock(self, run: str) -> contextlib.AbstractContextManager[bool]:
+        """Hold a run, whose checkpoint two processes must not share: `files.try_lock`."""
+        return files.try_lock(self.checkpoint(run).with_suffix(".lock"))
 
     def discard(self, run: str) -> None:
         """Remove the checkpoints of a run whose record is written."""
@@ -225,7 +225,8 @@ def perform(task: Task, session: Session) -> Ended | None:
     """
     if session.deadline is not None:
         known = epoch_seconds(recorded(task.scale, session.folder, session.also), session.device)
-        turns = 4 if task.recipe.pretrain else 1  # of each image in the first epoch
+        first = task.recipe.pretrain and not session.checkpoint(task.recipe.id).exists()
+        turns = 4 if first else 1  # of each image, which the next epoch sees
         if session.over(turns * (_seconds(task.recipe, known) or 0.0)):
             return None
     if session.device == "cpu":
@@ -356,7 +357,7 @@ def run(
                     continue
                 why = _unfit(task, session)
                 with contextlib.ExitStack() as lock:
-                    if not why and not lock.enter_context(session.alone(run)):
+                    if not why and not lock.enter_context(session.try_lock(run)):
                         why = "another process is at it"
                     if why:
                         if run not in told:
@@ -381,7 +382,11 @@ def run(
                 elif ended is None:
                     late = True
                 else:
-                    record = write(ended, session)
+                    try:
+                        record = write(ended, session)
+                    except StudyError as error:
+                        failed = failed or error
+                        continue
                     held.pop(run).close()
                     yield record
     if failed is not None:
@@ -511,6 +516,7 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
     elif not os.environ.get("ALEXNET_RUNS") and records.read(records.PUBLISHED, scale=scale):
         return evidence.results(experiment, scale, records.PUBLISHED)
     if pending([experiment], scale, folder):
+        records.check_folder(folder)
         session = Session(device=device_for(scale), folder=folder, quiet=True, again=retrain)
         for _ in run_here([experiment], scale, session):
             pass

@@ -31,7 +31,8 @@ def variants(scale: str, runs: Path | None = None) -> dict[str, ArmResult]:
         for arm, result in evidence.results(name, scale, runs).items():
             recipe, least = result.arm.recipe, len(found[arm].runs) if arm in found else 0
             same_length = recipe.epochs == experiments.LENGTHS.get(scale, {}).get("epochs")
-            if recipe.net.startswith("alexnet32") and same_length and not recipe.holdout and len(result.runs) > least:
+            same_images = not (recipe.holdout or recipe.images or recipe.pretrain)
+            if recipe.net.startswith("alexnet32") and same_length and same_images and len(result.runs) > least:
                 found[arm] = result
     return found
 

@@ -41,6 +41,8 @@ SHARING = 32
 """Images that share a crop and a reflection in the 2012 ImageNet code."""
 AHEAD = 2**26
 """Input values that a GPU makes at a time: 300 batches of 24-pixel crops, 3 of 224-pixel ones."""
+UNKNOWN = "unknown"
+"""Origin of a run whose code nobody has named."""
 WARM_UPDATES = 3
 """Ordinary updates before one is captured as a CUDA graph: in the first of a process cuDNN chooses algorithms."""
 
@@ -114,7 +116,7 @@ class Trainer:
         recipe: Recipe,
         data: Dataset,
         device: torch.device,
-        origin: str = "unknown",
+        origin: str = UNKNOWN,
         second: torch.device | None = None,
     ) -> None:
         """Build the run's start: seeded weights, no velocity, the data on the device.
@@ -159,17 +161,17 @@ class Trainer:
         if second is not None and second.type == "cuda":  # else it would drop the units that the first GPU drops
             with torch.cuda.device(second):
                 torch.cuda.manual_seed(recipe.seed * 1_000 + 6)
-        self.network: nn.Module = self.model
-        """The model as it is trained: of several processes in DistributedDataParallel (`parallel.together`)."""
+        self.ddp_model: nn.Module = self.model
+        """The model as it is trained: of several processes in DistributedDataParallel (`parallel.wrap_ddp`)."""
         self.optimiser = optimiser(self.model, recipe)
         self.history: list[Epoch] = []
         self.snapshots: dict[int, Tensor] = {}
         self.pretraining: list[Epoch] = []
         self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
         self.waits: list[tuple[Any, Any]] = []  # when this epoch's updates began and ceased to wait for images
-        self.replayed: tuple[list[float], _Replayed] | None = None  # with the rates that are part of it
+        self.graphed: tuple[list[float], _GraphedStep] | None = None  # with the rates that are part of it
 
-    def epoch(self) -> None:
+    def run_epoch(self) -> None:
         """Pass over the training set once, measure what came of it, and add it to the history.
 
         Raises:
@@ -179,7 +181,7 @@ class Trainer:
         rate = set_rates(self.optimiser, self.recipe, number)
         self.waits.clear()
         begin = self._clock()
-        losses, errors = self.updates()
+        losses, errors = self.train_epoch()
         trained = self._clock()
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
@@ -205,7 +207,7 @@ class Trainer:
         gpu = self.device.type == "cuda"
         self.seconds["wait"] += sum(a.elapsed_time(b) / 1000 if gpu else b - a for a, b in self.waits)
 
-    def take_over(self, before: Trainer) -> None:
+    def load_convolutions(self, before: Trainer) -> None:
         """Take the convolutions of a network trained before this run, and count what that took."""
         theirs = dict(layers.weight_layers(before.model))
         for name, layer in layers.weight_layers(self.model):
@@ -232,10 +234,10 @@ class Trainer:
         # CPU each for itself, so that it stays in the cache.
         batch_values = self.recipe.batch * self.inputs.size**2 * 3
         ahead = 1 if device.type == "cpu" else max(1, AHEAD // batch_values)
-        mine = [parallel.part(batch) for batch in torch.split(order, self.recipe.batch)]
+        mine = [parallel.shard(batch) for batch in torch.split(order, self.recipe.batch)]
         groups = [mine[start : start + ahead] for start in range(0, len(mine), ahead)]
         chunks = [torch.cat(group) for group in groups]
-        for group, rows, images in zip(groups, chunks, self._awaited(parts(train.images, chunks)), strict=True):
+        for group, rows, images in zip(groups, chunks, self._timed_input(parts(train.images, chunks)), strict=True):
             if places is not None or flips is not None:
                 corner = torch.zeros_like(rows)[:, None].expand(-1, 2) if places is None else places[rows]
                 images = augment.crop(images, corner, self.inputs.size, None if flips is None else flips[rows])
@@ -250,17 +252,17 @@ class Trainer:
             batches = (torch.split(values, sizes) for values in (inputs, train.labels[rows]))
             yield from zip(*batches, strict=True)
 
-    def _awaited(self, images: Iterator[Tensor]) -> Iterator[Tensor]:
+    def _timed_input(self, images: Iterator[Tensor]) -> Iterator[Tensor]:
         """Pass images on, and note when the device was ready for them and when it had them."""
         while True:
-            begin = self._mark()
+            begin = self._timestamp()
             some = next(images, None)
             if some is None:
                 return
-            self.waits.append((begin, self._mark()))
+            self.waits.append((begin, self._timestamp()))
             yield some
 
-    def _mark(self) -> float | torch.cuda.Event:
+    def _timestamp(self) -> float | torch.cuda.Event:
         """Return the time, on a GPU as an event of its own: it may be far behind in what it was given to do."""
         if self.device.type != "cuda":
             return time.perf_counter()
@@ -293,7 +295,7 @@ class Trainer:
         basis = augment.colour_basis(self.recipe.colour, self.data.colours) * self.inputs.scale
         return (torch.randn(count, 3, generator=self.colour) @ basis).to(self.device)
 
-    def updates(self) -> tuple[Tensor, Tensor]:
+    def train_epoch(self) -> tuple[Tensor, Tensor]:
         """Update the weights once per batch; return each batch's summed loss (float64) and its errors.
 
         Nothing in the loop waits for the device.
@@ -301,45 +303,45 @@ class Trainer:
         losses, errors = [], []
         self.model.train()
         # Anew each epoch, as after a restart: torch arranges the sums of the gradients by what its first update met.
-        self.network = parallel.together(self.model)
-        update: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self.update
+        self.ddp_model = parallel.wrap_ddp(self.model)
+        step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self.train_step
         full, left = divmod(len(self.data.train), self.recipe.batch)
-        replays = self.device.type == "cuda" and isinstance(self.network, nn.Sequential)  # nothing crosses devices
+        replays = self.device.type == "cuda" and isinstance(self.ddp_model, nn.Sequential)  # nothing crosses devices
         for number, (images, labels) in enumerate(self.batches()):
-            if replays and number < full and (self.replayed or number >= WARM_UPDATES):
-                update = self._replay(images, labels)
-            loss, wrong = update(images, labels) if number < full else self.update(images, labels, left)
+            if replays and number < full and (self.graphed or number >= WARM_UPDATES):
+                step = self._graphed_step(images, labels)
+            loss, wrong = step(images, labels) if number < full else self.train_step(images, labels, left)
             losses.append(loss)
             errors.append(wrong)
-        self.network = self.model
-        return parallel.total(torch.stack(losses)), parallel.total(torch.stack(errors))
+        self.ddp_model = self.model
+        return parallel.all_reduce_sum(torch.stack(losses)), parallel.all_reduce_sum(torch.stack(errors))
 
-    def _replay(self, images: Tensor, labels: Tensor) -> _Replayed:
+    def _graphed_step(self, images: Tensor, labels: Tensor) -> _GraphedStep:
         """Return the update as one launch, recorded from a batch like this one where there is none of these rates."""
         rates = [group["rate"] for group in self.optimiser.param_groups]
-        if self.replayed is None or self.replayed[0] != rates:
-            self.replayed = None  # its memory is free before the next one takes as much
-            self.replayed = rates, _Replayed(self.update, images, labels)
-        return self.replayed[1]
+        if self.graphed is None or self.graphed[0] != rates:
+            self.graphed = None  # its memory is free before the next one takes as much
+            self.graphed = rates, _GraphedStep(self.train_step, images, labels)
+        return self.graphed[1]
 
-    def update(self, images: Tensor, labels: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
+    def train_step(self, images: Tensor, labels: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
         """Update the weights from one batch; return its summed loss (float64) and the number of its errors.
 
         Of several processes each has a part of the batch, which holds ``size`` images (default: the recipe's), and
         returns the sums of its part.
         """
         share = (size or self.recipe.batch) / parallel.world()
-        loss, outputs = self._gradients(images, labels, share)
+        loss, outputs = self._forward_backward(images, labels, share)
         self.optimiser.step()
         return loss.detach().double() * share, (outputs.detach().argmax(1) != labels).sum()
 
-    def _gradients(self, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    def _forward_backward(self, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """Compute one batch's gradients; return its mean loss and its outputs.
 
         The mean is taken over ``share`` images, the processes' average: their own numbers differ in the last batch.
         """
         with autocast(self.recipe.precision, self.device):
-            outputs = self.network(images)
+            outputs = self.ddp_model(images)
         loss = functional.cross_entropy(outputs.float(), labels, reduction="sum") / share
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -350,8 +352,8 @@ class Trainer:
 
         A batch is made and its gradients are computed; weights and velocities don't change.
         """
-        self.network = self.model  # other processes don't take part
-        self.replayed = None
+        self.ddp_model = self.model  # other processes don't take part
+        self.graphed = None
         self.optimiser.zero_grad()
         self.model.train()  # memory may have run out in an evaluation
         gc.collect()
@@ -360,7 +362,7 @@ class Trainer:
         trial = copy.copy(self)
         trial.recipe = replace(self.recipe, batch=batch)
         try:
-            trial._gradients(*next(trial.batches()), share=batch)
+            trial._forward_backward(*next(trial.batches()), share=batch)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -369,8 +371,8 @@ class Trainer:
 
     def _error(self, images: Tensor | Jpegs, labels: Tensor) -> float | None:
         """Return the single-view error rate of the network as it is, None where its outputs are not finite."""
-        mine = self._probabilities(parallel.part(images), "centre")
-        seen = parallel.whole(mine[0], len(images))
+        mine = self._probabilities(parallel.shard(images), "centre")
+        seen = parallel.gather(mine[0], len(images))
         return error_rate(seen, labels) if bool(seen.isfinite().all()) else None
 
     def _probabilities(self, images: Tensor | Jpegs, which: str) -> Tensor:
@@ -381,9 +383,9 @@ class Trainer:
         try:
             return see()
         except RuntimeError as error:
-            if self.replayed is None or not out_of_memory(error):
+            if self.graphed is None or not out_of_memory(error):
                 raise
-        self.replayed = None
+        self.graphed = None
         torch.cuda.empty_cache()
         return see()
 
@@ -422,13 +424,13 @@ class Trainer:
         """
         last, labels = self.history[-1], self.data.test.labels
         which = "corners" if self.recipe.crop else "centre"
-        seen = self._probabilities(parallel.part(self.data.test.images), which)
+        seen = self._probabilities(parallel.shard(self.data.test.images), which)
         found = {"": seen[4] if self.recipe.crop else seen[0]}
         if self.recipe.crop:  # four corners and the centre, then their reflections
             found |= {"_5views": seen[:5].mean(0), "_10views": seen.mean(0)}
         scores = {"train_error": last.train_error, "train_error_after": last.train_error_after}
         for suffix, mine in found.items():
-            mean = parallel.whole(mine, len(labels))
+            mean = parallel.gather(mine, len(labels))
             scores[f"test_error{suffix}"] = error_rate(mean, labels)
             scores[f"test_error_top5{suffix}"] = error_rate(mean, labels, k=5)
         return scores, mean
@@ -444,8 +446,8 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generators": [stream.get_state() for stream in self._streams],
-            "dropout": parallel.whole(torch.get_rng_state()[None], parallel.world()),
-            "cuda_generator": parallel.whole(torch.cat(states)[None], parallel.world()) if states else None,
+            "dropout": parallel.gather(torch.get_rng_state()[None], parallel.world()),
+            "cuda_generator": parallel.gather(torch.cat(states)[None], parallel.world()) if states else None,
             "history": [asdict(epoch) for epoch in self.history],
             "snapshots": self.snapshots,
             "pretraining": [asdict(epoch) for epoch in self.pretraining],
@@ -453,7 +455,7 @@ class Trainer:
         }
         if parallel.rank():
             return
-        with files.written(path, "free some space there, or choose another folder (ALEXNET_CACHE)") as partial:
+        with files.atomic_write(path, "free some space there, or choose another folder (ALEXNET_CACHE)") as partial:
             torch.save(state, partial)
 
     def load(self, path: Path) -> None:
@@ -494,7 +496,7 @@ class Trainer:
         self.seconds = state["seconds"]
 
 
-class _Replayed:
+class _GraphedStep:
     """An update as a CUDA graph: its hundred kernels are launched as one, which would else take longer than they do.
 
     A graph reads and writes the same memory each time, so batches are copied in and results out. It holds the rates
@@ -549,7 +551,7 @@ def train(
     device: str = "cpu",
     second: str | None = None,
     checkpoint: Path | None = None,
-    origin: str = "unknown",
+    origin: str = UNKNOWN,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     abandon: Callable[[list[Epoch]], str | None] = lambda history: None,
     snapshots: Sequence[int] = (),
@@ -568,8 +570,8 @@ def train(
         abandon: Called with the history after every epoch; a reason ends the run there.
         snapshots: Numbers of epochs after which conv1's kernels are copied; 0 is before the first.
 
-    In processes that ``torchrun`` started (`parallel.joined`) all call this with the same arguments, get the same
-    result, and find the checkpoint in the same file.
+    In processes that ``torchrun`` started (`parallel.process_group`) all call this with the same arguments, get the
+    same result, and find the checkpoint in the same file.
 
     Returns:
         The trained network, its curves and its scores; a run whose loss is not finite has no scores.
@@ -590,7 +592,7 @@ def train(
     there = checkpoint is not None and checkpoint.exists()
     if checkpoint is not None and there:
         trainer.load(checkpoint)
-    if len(set(parallel.whole(torch.tensor([len(trainer.history) + there]), parallel.world()).tolist())) > 1:
+    if len(set(parallel.gather(torch.tensor([len(trainer.history) + there]), parallel.world()).tolist())) > 1:
         raise StudyError(
             f"checkpoint {checkpoint}: some processes of this run find none there: put it on a file system that all "
             "machines share"
@@ -600,7 +602,7 @@ def train(
     try:
         if recipe.pretrain and not there:
             early = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.turned.pt")
-            trainer.take_over(pretrain(trainer, data, early, on_epoch, other))
+            trainer.load_convolutions(pretrain(trainer, data, early, on_epoch, other))
             if checkpoint is not None and early is not None:
                 trainer.save(checkpoint)
                 if not parallel.rank():  # which wrote it
@@ -616,7 +618,7 @@ def train(
                 f"out of memory on {device} with batches of {recipe.batch}: {_remedy(trainer)}"
             ) from error
         size, meant = trainer.inputs.size, models.NETS[recipe.net].image_size
-        if size == meant or trainer.history or parallel.lost(error):
+        if size == meant or trainer.history or parallel.is_peer_failure(error):
             raise
         raise StudyError(
             f"net {recipe.net!r} is made for images of {meant} pixels, and can't take {size} ({error}): set the "
@@ -654,7 +656,7 @@ def _epochs(
         outcome = (_ending(trainer.recipe, trainer.history) or abandon(trainer.history)) if trainer.history else None
         if outcome is not None:
             return outcome
-        trainer.epoch()
+        trainer.run_epoch()
         if checkpoint is not None:
             trainer.save(checkpoint)
         on_epoch(trainer.history[-1])

@@ -71,26 +71,33 @@ def compare(record: Record, again: Record, others: Sequence[Record]) -> tuple[bo
             if old != new:
                 lines.append(f"first difference: recorded {old}, here {new}")
                 break
+        ends: list[tuple[str, object, object]] = [
+            ("epochs", len(before), len(after)),
+            ("scores", scores, again["scores"]),
+            ("outcome", record["outcome"], again["outcome"]),
+        ]
+        lines += [f"{what}: recorded {there}, here {here}" for what, there, here in ends if there != here]
         return same, [*lines, "equal" if same else "NOT equal"]
     lines = [f"other {', '.join(other)}: numbers are compared within tolerances, since rounding differs"]
+    outcomes = f"recorded {record['outcome']!r}, here {again['outcome']!r}"
+    if again["outcome"].partition(":")[0] != record["outcome"].partition(":")[0]:
+        return False, [*lines, f"ended in another way: {outcomes}"]
     if not after or not before:
-        return again["outcome"].split(":")[0] == record["outcome"].split(":")[0], [
-            *lines,
-            f"diverged before the end of the first epoch: recorded {record['outcome']!r}, here {again['outcome']!r}",
-        ]
+        return True, [*lines, f"diverged before the end of the first epoch: {outcomes}"]
     first = abs(after[0]["train_error"] - before[0]["train_error"])
     drops = any(isinstance(layer, nn.Dropout) for layer in models.outline(record["recipe"]["net"]).modules())
     masks = drops and (records.on_gpu(record) != records.on_gpu(again) or "split" in other)
     allowed = OTHER_MASKS if masks else FIRST_EPOCH
     lines.append(f"training error of the first epoch: off by {100 * first:.2f} points, allowed {100 * allowed:g}")
-    good = first <= allowed
+    good, target = first <= allowed, record["recipe"]["target_error"]
+    if target is not None and all(crossing(history, target) is None for history in (before, after)):
+        return good, [*lines, "the end is not compared: neither run came down to its target"]
     spread, freedom = pooled(_ends(others))
     if not freedom:
         return good, [*lines, "the end is not compared: no arm like it has two seeds, whose spread would tell"]
     off = abs(_end(record["recipe"], after) - _end(record["recipe"], before))
     allowed = float(stats.t.ppf((1 + SURE) / 2, freedom)) * spread * math.sqrt(2)
-    share = record["recipe"]["target_error"] is None
-    what = "points of test error" if share else "per cent of the epochs to the target"
+    what = "points of test error" if target is None else "per cent of the epochs to the target"
     lines.append(f"end of the run: off by {100 * off:.2f} {what}, allowed {100 * allowed:.2f}")
     return good and off <= allowed, lines
 

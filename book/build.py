@@ -200,7 +200,7 @@ def execute_notebooks(pages: Mapping[Path, Path], scale: str | None) -> dict[str
     parameters: dict[str, object] = {"scale": scale} if scale else {}
     seconds = {}
     # Most of a notebook's time is one thread importing torch, so they are executed side by side.
-    with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+    with concurrent.futures.ProcessPoolExecutor(machine.cores(), multiprocessing.get_context("spawn")) as pool:
         spent = pool.map(notebooks.execute, pages, pages.values(), [parameters] * len(pages))
         for source, took in zip(pages, spent, strict=True):
             print(f"book: {source.name} {took:.1f} s", flush=True)
@@ -317,7 +317,7 @@ def machine_of(provenance: dict[str, Any]) -> tuple[str, ...]:
 
 def summary(runs: list[dict[str, Any]]) -> tuple[str, str, str, str]:
     """Return number, hours, outcomes and commits of some runs."""
-    spent = sum(value for run in runs for key, value in run["cost"].items() if key.endswith("_seconds"))
+    spent = sum(map(records.seconds, runs))
     outcomes = Counter(run["outcome"].split(":")[0] for run in runs)
     commits = sorted({short_commit(run["provenance"]) for run in runs})
     return (

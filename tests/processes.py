@@ -51,7 +51,7 @@ def keep_run(name: str, result: Result, **values: object) -> None:
 def killed() -> None:
     """Train without dropout and with it; then again with a kill in the second epoch, and go on after the restart."""
     images, first_attempt = data.load(RECIPE.data), os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    updates, plain = 0, Trainer.update
+    updates, plain = 0, Trainer.train_step
 
     def update(trainer: Trainer, images: Tensor, labels: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
         nonlocal updates
@@ -60,12 +60,12 @@ def killed() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(trainer, images, labels, size)
 
-    with parallel.joined("cpu"):
+    with parallel.process_group("cpu"):
         if first_attempt:
             keep_run("plain", train(RECIPE, images))
             keep_run("undisturbed", train(DROPOUT, images))
             look_inside(Trainer(DROPOUT, images, torch.device("cpu")))
-        Trainer.update = update  # type: ignore[method-assign]
+        Trainer.train_step = update  # type: ignore[method-assign]
         result = train(DROPOUT, images, checkpoint=Path("run.pt"))
         keep_run("disturbed", result, updates=updates)
 
@@ -77,7 +77,7 @@ def look_inside(trainer: Trainer) -> None:
     trainer.model.register_forward_pre_hook(
         lambda model, inputs: None if model.training else evaluated.append(len(inputs[0]))
     )
-    trainer.epoch()
+    trainer.run_epoch()
     keep("inside", dropped=dropped, evaluated=sum(evaluated))
 
 
@@ -104,7 +104,7 @@ def told() -> None:
     Path("run.pt").unlink(missing_ok=True)
     parallel.ANSWER = timedelta(seconds=5)
     if parallel.rank() == 1:
-        Trainer.update = lambda *_: time.sleep(600)  # type: ignore[assignment,method-assign,return-value]
+        Trainer.train_step = lambda *_: time.sleep(600)  # type: ignore[assignment,method-assign,return-value]
     sys.exit(tell("seed=1"))
 
 

@@ -127,13 +127,13 @@ def test_an_ordinary_process_has_none_of_our_allocator_settings(
     assert submitted == [{}, {}]
 
 
-def test_the_floor_is_the_time_of_the_operations_and_then_of_the_update() -> None:
+def test_the_roofline_is_the_time_of_the_operations_and_then_of_the_update() -> None:
     recipe = Recipe(net="alexnet-paper", batch=128)
-    arithmetic = bench.floor(recipe, 1000, operations=4.13561e12, memory=float("inf"))
-    update = bench.floor(recipe, 1000, operations=float("inf"), memory=20 * 60_965_224)
+    arithmetic = bench.roofline(recipe, 1000, operations=4.13561e12, memory=float("inf"))
+    update = bench.roofline(recipe, 1000, operations=float("inf"), memory=20 * 60_965_224)
     assert arithmetic == pytest.approx(1000, rel=1e-4)
     assert update == pytest.approx(128)
-    both = bench.floor(recipe, 1000, operations=4.13561e12, memory=20 * 60_965_224)
+    both = bench.roofline(recipe, 1000, operations=4.13561e12, memory=20 * 60_965_224)
     assert both == pytest.approx(1 / (1 / 1000 + 1 / 128), rel=1e-4)
 
 

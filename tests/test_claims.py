@@ -294,7 +294,7 @@ def test_several_fold_prints_the_smallest_ratio_and_the_number_of_settings(tmp_p
     epochs = ratio_of("2012", 6.0) | ratio_of("modern", 2.5) | ratio_of("unit-file", 3.0)
     least, _ = several(tmp_path, epochs)
     assert least
-    assert (least.mean, least.note) == (pytest.approx(2.5), "smallest of 3 of 5 settings: modern")
+    assert (least.mean, least.note) == (pytest.approx(2.5), "modern, the smallest of 3 of 5 settings")
 
 
 def test_several_fold_is_open_while_a_setting_lacks_pairs(tmp_path: Path) -> None:
@@ -565,7 +565,7 @@ def test_depth_prints_the_effect_least_in_the_paper_s_favour_with_the_largest_p_
     differences = {"no-conv3": [-2.1, -2.0, -1.9], "no-conv4": [-0.5, -0.4, -0.45], "no-conv5": [-5.0, -1.0, -2.0]}
     found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences), "laptop")
     assert found
-    assert (found.note, judged) == ("least in the paper's favour of 3 of 3: no-conv4", "inconclusive")
+    assert (found.note, judged) == ("conv4, least in the paper's favour of 3 of 3", "inconclusive")
     assert found.values == pytest.approx((-0.5, -0.4, -0.45))
     assert found.p == pytest.approx(float(stats.ttest_1samp(differences["no-conv5"], 0).pvalue))
 
@@ -587,7 +587,7 @@ def test_depth_is_open_while_a_layer_lacks_runs(tmp_path: Path, lacking: dict[st
     differences = {layer: OF_VERDICT["reproduced"] for layer in LAYERS} | lacking
     found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences), "laptop")
     assert found
-    assert (found.note.split(":")[0], judged) == (
+    assert (found.note.split(", ")[1], judged) == (
         f"least in the paper's favour of {2 if lacking == {'no-conv4': []} else 3} of 3",
         "inconclusive",
     )
@@ -907,6 +907,7 @@ COUNTS = {
     "parameters-60-million": (60_965_224, "reproduced"),
     "neurons-650-thousand": (659_272, "reproduced"),
     "first-layer-253440-neurons": (290_400, "contradicted"),  # 55 x 55 x 96; the caption has 55 x 48 x 96
+    "other-layers-368872-neurons": (186_624 + 2 * 64_896 + 43_264 + 2 * 4096 + 1000, "reproduced"),
     "input-150528-dimensional": (150_528, "reproduced"),
     "convolutions-hold-one-per-cent": (100 * 885_120 / 60_965_224, "contradicted"),  # conv3
     "crops-and-flips-2048-fold": (33 * 33 * 2, "contradicted"),
@@ -985,7 +986,7 @@ def test_a_verdict_on_a_network_of_2012_is_not_the_miniature_s_though_it_stands_
     found, judged = judge(BY_ID["lrn-cifar10"], results_of(tmp_path, "lrn", *runs), "laptop")
     assert judged == "direction reproduced"
     assert found
-    assert found.why == "the paper's number is not tested at this scale"
+    assert found.why == "the paper's number is not tested at this scale; after 8 epochs"
 
 
 def test_a_verdict_on_a_gap_has_the_test_error_beside_it(tmp_path: Path) -> None:

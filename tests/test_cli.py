@@ -254,7 +254,7 @@ def test_a_checkpoint_that_is_a_folder_is_refused(tell: Tell, recipe: Recipe, tm
 
 def test_a_checkpoint_that_another_training_is_at_is_left_to_it(tell: Tell, recipe: Recipe, tmp_path: Path) -> None:
     line = f"train tiny --data {recipe.data} --checkpoint {tmp_path}/run.pt {FAST}"
-    with files.alone(tmp_path / "run.pt.lock"):
+    with files.try_lock(tmp_path / "run.pt.lock"):
         told = tell(line)
     assert (told.code, list(tmp_path.iterdir())) == (2, [])
     assert told.err == f"error: checkpoint {tmp_path}/run.pt: another training is at it: name another file, or wait\n"
@@ -409,6 +409,7 @@ def test_publish_takes_what_is_kept_of_a_network_along(study: Path, tell: Tell) 
         {"commit": "0" * 40, "dirty": True},
         {"commit": None, "dirty": None},
         {"commit": "0" * 40, "dirty": False, "commits": [f"{'1' * 40}{records.CHANGED}", "0" * 40]},
+        {"commit": "0" * 40, "dirty": False, "commits": ["unknown", "0" * 40]},
     ],
 )
 def test_publish_refuses_runs_of_code_that_no_commit_holds(
@@ -452,7 +453,9 @@ def test_the_repeated_run_is_kept_where_it_is_asked_for(run: Record, tell: Tell,
     assert again["provenance"]["begun"] >= run["provenance"]["ended"]
 
 
-@pytest.mark.parametrize("command", ["verify {id}", "train tiny --data synthetic:train=64,test=32"])
+@pytest.mark.parametrize(
+    "command", ["verify {id}", "train tiny --data synthetic:train=64,test=32", "run recipe --scale smoke"]
+)
 def test_a_folder_that_can_t_be_written_to_is_told_before_the_training(
     run: Record, tell: Tell, command: str, tmp_path: Path
 ) -> None:

@@ -380,6 +380,20 @@ def test_a_file_that_may_not_be_read_is_unreadable(root: Path, monkeypatch: pyte
         in_one_class(root, {"secret.png": packed(plain()), "x.png": packed(plain())})
 
 
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_a_failure_of_the_machine_leaves_no_image_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(path: str) -> Image.Image:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(
+        StudyError, match=r"x.png was not read \((Too many open files|MemoryError)\): see to that, then"
+    ):
+        in_one_class(root, {"x.png": packed(plain())})
+
+
 def test_labels_follow_their_images_over_the_gaps(zoo: Path) -> None:
     lay_out(zoo, {"train/ape/B.PNG": b"", "train/bee/1.png": b"", "val/ape/0.png": b""})
     with pytest.warns(UserWarning, match="left out: 3"):

@@ -301,7 +301,7 @@ def check_figure1(ledger: pd.DataFrame, lines: list[dict[str, Any]]) -> None:
     least = min(enough, key=lambda setting: enough[setting][1])
     n, ratio, low, high, at_least = enough[least]
     assert found["n"] == str(n)
-    note = f" (smallest of {len(enough)} of 5 settings: {least})"
+    note = f" ({least}, the smallest of {len(enough)} of 5 settings)"
     assert found["ours"] == f"{'at least ' if at_least else ''}{ratio:.2f} x{note}"
     lows, highs = [numbers[2] for numbers in enough.values()], [numbers[3] for numbers in enough.values()]
     weak = "contradicted" if min(highs) < 1 else "inconclusive"

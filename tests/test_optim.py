@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from studies import seeded
 from torch import Tensor, nn
 
 from alexnet_lib import models
-from alexnet_lib.optim import PaperSGD, optimiser, set_rates
+from alexnet_lib.optim import PaperSGD, decay_leaves, optimiser, set_rates
 from alexnet_lib.recipes import Recipe
 
 # --- the update --------------------------------------------------------------------------------------------
@@ -201,6 +202,19 @@ def test_the_first_layer_is_cut_once_more_and_then_frozen() -> None:
     assert found["conv1.weight"] == pytest.approx([0.01, 0.001, 0.0, 0.0])
     assert found["conv1.bias"] == pytest.approx([0.02, 0.002, 0.0, 0.0])
     assert found["fc4.weight"] == pytest.approx([0.01, 0.01, 0.01, 0.001])
+
+
+def test_what_decay_leaves_is_what_updates_without_gradients_leave() -> None:
+    recipe = Recipe(net="alexnet32", data="synthetic", rate=0.001, decay=100.0, batch=32, epochs=4, cuts=(2,))
+    left, velocity = 1.0, 0.0
+    for rate in [0.001] * 20 + [0.0] * 200:  # two epochs of ten batches, and then until the velocity has faded
+        velocity = recipe.momentum * velocity - rate * 0.05 * left
+        left += velocity
+    net = models.outline("alexnet32")
+    assert decay_leaves(net, replace(recipe, epochs=2), 320) == pytest.approx(left, rel=1e-4)
+    assert decay_leaves(net, recipe, 320) == pytest.approx(
+        left**1.1, rel=1e-4
+    )  # the rate is a tenth in the other two
 
 
 def test_rates_rise_by_equal_steps_while_a_run_warms_up() -> None:

@@ -71,7 +71,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     """What two processes left and said, one of which hung in the end; another training was at ``held.pt``."""
     folder = tmp_path_factory.mktemp("told")
-    with files.alone(folder / "held.pt.lock"):
+    with files.try_lock(folder / "held.pt.lock"):
         return folder, torchrun(folder, 2, "told")
 
 
@@ -121,7 +121,7 @@ def test_parts_are_consecutive_and_hold_each_row_once(rows: int, monkeypatch: py
     parts = []
     for rank in range(3):
         monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
-        parts.append(parallel.part(whole))
+        parts.append(parallel.shard(whole))
     assert torch.equal(torch.cat(parts), whole)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -209,7 +209,7 @@ def test_torchrun_is_refused_where_it_makes_no_sense(
 @pytest.mark.usefixtures("launched")
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(StudyError, match="take --nproc-per-node=2"), parallel.joined("cuda"):
+    with pytest.raises(StudyError, match="take --nproc-per-node=2"), parallel.process_group("cuda"):
         pass
 
 
@@ -223,4 +223,4 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     ids=["gloo", "NCCL", "own"],
 )
 def test_the_loss_of_a_process_is_told_from_errors_of_one_s_own(error: RuntimeError, lost: bool) -> None:
-    assert parallel.lost(error) == lost
+    assert parallel.is_peer_failure(error) == lost

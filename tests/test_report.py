@@ -190,6 +190,15 @@ def test_a_takeaway_says_why_and_that_a_single_run_has_no_interval() -> None:
     )
 
 
+def test_devices_are_told_where_they_differ(tmp_path: Path) -> None:
+    runs = [*ended("dropout", "base", [20.0]), *ended("dropout", "no-dropout", [20.0])]
+    assert report.devices(results_of(tmp_path, "dropout", *runs)) == ""
+    on_gpu = {**runs[1], "provenance": runs[1]["provenance"] | {"device": "NVIDIA H200"}}
+    results = results_of(tmp_path / "both", "dropout", runs[0], on_gpu)
+    assert report.devices(results).startswith("Trained on CPU: base; on GPU: no-dropout. Where the sides")
+    assert str(report.runs(results).data).startswith("<p>Trained on CPU: base; on GPU: no-dropout.")
+
+
 def test_a_takeaway_without_runs_says_so_and_has_no_verdict() -> None:
     line = report.takeaway("With norms", CLAIM, None, claims.NOT_TESTED)
     assert line == "- With norms: no runs to compare yet. Paper: -1.4 / -1.2 points."

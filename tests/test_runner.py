@@ -316,7 +316,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(
     monkeypatch.setattr(runner, "train", pretend(by_rate))
     hold = (
         "import sys\nfrom pathlib import Path\nfrom alexnet_lib import files\n"
-        "with files.alone(Path(sys.argv[1])):\n    print(flush=True)\n    input()\n"
+        "with files.try_lock(Path(sys.argv[1])):\n    print(flush=True)\n    input()\n"
     )
     lock = quiet.checkpoint(TINY.id).with_suffix(".lock")
     with subprocess.Popen(
@@ -334,7 +334,7 @@ def test_a_run_is_held_until_its_record_is_written(monkeypatch: pytest.MonkeyPat
     taken: list[bool] = []
 
     def append(run: Record, *given: Any) -> None:
-        with quiet.alone(run["id"]) as free:
+        with quiet.try_lock(run["id"]) as free:
             taken.append(not free)
         plain(run, *given)
 
@@ -455,7 +455,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Record:
 def epochs_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the epochs that are trained from here on."""
     counted: list[int] = []
-    epoch: Callable[[training.Trainer], None] = training.Trainer.epoch
+    epoch: Callable[[training.Trainer], None] = training.Trainer.run_epoch
 
     def count(trainer: training.Trainer) -> None:
         counted.append(len(trainer.history))
@@ -546,7 +546,7 @@ def test_all_runs_in_flight_when_time_is_up_keep_their_checkpoints_and_end_like_
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, brief: Session, uninterrupted: Record
 ) -> None:
     add_experiment(monkeypatch, [replace(ONE, rates=(), seeds=4)])
-    together, epoch = threading.Barrier(3), training.Trainer.epoch
+    together, epoch = threading.Barrier(3), training.Trainer.run_epoch
 
     def wait_for_the_others(trainer: training.Trainer) -> None:
         if not trainer.history:

@@ -533,7 +533,10 @@ def test_a_file_that_can_grow_no_further_is_not_kept(
 
 
 def test_a_set_that_another_process_prepares_is_left_to_it(source: Path, root: Path) -> None:
-    with files.alone(root / "zoo.lock"), pytest.raises(StudyError, match="zoo is being prepared by another process"):
+    with (
+        files.try_lock(root / "zoo.lock"),
+        pytest.raises(StudyError, match="zoo is being prepared by another process"),
+    ):
         prepare(source, root / "zoo")
     assert list(root.iterdir()) == []
     prepare(source, root / "zoo")
@@ -543,7 +546,7 @@ def test_a_set_that_another_process_prepares_is_left_to_it(source: Path, root: P
 def test_archives_that_another_process_unpacks_are_left_to_it(official: Path, root: Path) -> None:
     before = sorted(official.iterdir())
     with (
-        files.alone(official / "unpacking.lock"),
+        files.try_lock(official / "unpacking.lock"),
         pytest.raises(StudyError, match=r"is being unpacked by another process: wait for it"),
     ):
         prepare(official, root / "zoo")

@@ -92,28 +92,28 @@ def watch(recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Te
 
 
 def test_the_optimiser_steps_once_per_batch_the_short_last_one_included(watch: Watch) -> None:
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     assert watch.steps == 3
 
 
 def test_the_last_batch_holds_what_is_left(watch: Watch) -> None:
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     assert [len(batch) for batch in watch.trained] == [8, 8, 4]
 
 
 def test_every_image_is_met_once_per_epoch(watch: Watch) -> None:
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     assert sorted(watch.numbers()) == list(range(20))
 
 
 def test_every_epoch_has_an_order_of_its_own(watch: Watch) -> None:
-    watch.trainer.epoch()
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
+    watch.trainer.run_epoch()
     assert watch.numbers()[:20] != watch.numbers()[20:]
 
 
 def test_evaluation_counts_each_training_and_test_image_once(watch: Watch) -> None:
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     assert watch.tested() == [*range(20), *range(100, 108)]
 
 
@@ -121,7 +121,7 @@ def test_the_error_after_an_epoch_is_measured_on_the_first_training_images(
     watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "measured_again", lambda images: images // 4)
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     assert watch.tested() == [*range(5), *range(100, 108)]
 
 
@@ -148,7 +148,7 @@ def test_images_keep_their_labels(watch: Watch, pixels: Callable[[Tensor, Tensor
 
 
 def test_without_crops_and_flips_images_are_met_as_they_are(watch: Watch, marked: Dataset) -> None:
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     assert torch.equal(torch.cat(watch.trained), marked.train.images[watch.numbers()])
 
 
@@ -156,8 +156,8 @@ def test_without_crops_and_flips_images_are_met_as_they_are(watch: Watch, marked
 def cropped(recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor]) -> Watch:
     """After two epochs with crops of 24 pixels and reflections."""
     watch = Watch(replace(recipe, crop=24, flip=True), marked, pixels)
-    watch.trainer.epoch()
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
+    watch.trainer.run_epoch()
     return watch
 
 
@@ -187,7 +187,7 @@ def test_images_that_follow_each_other_share_place_and_reflection(
 ) -> None:
     monkeypatch.setattr(training, "SHARING", 4)
     watch = Watch(replace(recipe, crop=24, flip=True, places="shared"), marked, pixels)
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     met = torch.cat(watch.trained)[..., 1:]  # what is left of an image without its number: where it was cut, and how
     runs = [{str(each.tolist()) for each in some} for some in met.split(4)]
     assert [len(run) for run in runs] == [1] * 5
@@ -198,8 +198,8 @@ def test_images_that_follow_each_other_share_place_and_reflection(
 def central(recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor]) -> Watch:
     """As ``cropped``, every crop cut from the centre."""
     watch = Watch(replace(recipe, crop=24, flip=True, places="centre"), marked, pixels)
-    watch.trainer.epoch()
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
+    watch.trainer.run_epoch()
     return watch
 
 
@@ -212,7 +212,7 @@ def test_training_crops_from_the_centre_are_what_evaluation_sees(
     recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor], crop: int
 ) -> None:
     watch = Watch(replace(recipe, crop=crop, places="centre"), marked, pixels)
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     assert torch.equal(torch.cat(watch.trained), torch.cat(watch.evaluated)[watch.numbers()])
 
 
@@ -237,7 +237,7 @@ def test_without_flip_no_crop_is_reflected(
     recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     watch = Watch(replace(recipe, crop=24), marked, pixels)
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     images = torch.cat(watch.trained)
     assert (images[:, 0, 0, 2] < images[:, 0, -1, 2]).all()
 
@@ -246,7 +246,7 @@ def test_without_crop_reflected_images_are_whole(
     recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     watch = Watch(replace(recipe, flip=True), marked, pixels)
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     columns = torch.cat(watch.trained)[:, 0, :, 2].sort(dim=1).values
     assert torch.equal(columns, torch.arange(32).byte().expand(20, 32))
 
@@ -259,7 +259,7 @@ def test_evaluation_sees_no_colour_noise(
     recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     watch = Watch(replace(recipe, colour="printed"), marked, pixels)
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     assert torch.equal(torch.cat(watch.evaluated)[:20], marked.train.images)
 
 
@@ -295,7 +295,7 @@ def test_colour_noise_as_coded_is_off_in_the_last_quarter(recipe: Recipe, small:
     for colour in ("none", "coded"):
         trainer = Trainer(replace(recipe, colour=colour, epochs=4), small, CPU)
         for _ in range(3):
-            trainer.epoch()
+            trainer.run_epoch()
         off.append(torch.cat([images for images, _ in trainer.batches()]))
     assert torch.equal(*off)
 
@@ -304,7 +304,7 @@ def test_a_holdout_run_trains_on_the_first_images_and_tests_on_the_last(
     recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     watch = Watch(replace(recipe, holdout=True), marked, pixels)
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     assert (sorted(watch.numbers()), watch.tested()) == (list(range(16)), list(range(20)))
 
 
@@ -314,7 +314,7 @@ def test_dropout_is_on_in_training(recipe: Recipe, small: Dataset) -> None:
     trainer.model.drop1.register_forward_hook(
         lambda layer, args, output: zeros.append((output == 0).double().mean()) if layer.training else None
     )
-    trainer.epoch()
+    trainer.run_epoch()
     assert min(zeros) > 0.3
 
 
@@ -335,7 +335,7 @@ def by_hand(model: nn.Module, data: Dataset) -> Tensor:
 def still(recipe: Recipe, small: Dataset) -> Trainer:
     """A trainer whose rate is too small to change a weight, after an epoch."""
     trainer = Trainer(replace(recipe, rate=1e-30), small, CPU)
-    trainer.epoch()
+    trainer.run_epoch()
     return trainer
 
 
@@ -344,7 +344,7 @@ def test_an_epoch_is_the_papers_update_with_the_mean_gradient_of_each_batch_alon
 ) -> None:
     recipe = replace(recipe, decay=0.5)
     trainer, twin = (Trainer(recipe, small, CPU) for _ in range(2))
-    trainer.epoch()
+    trainer.run_epoch()
     w = list(twin.model.parameters())
     decays, biases = [0.005, 0.0, 0.5, 0.0], [1.0, 2.0, 1.0, 2.0]
     v = [torch.zeros_like(x) for x in w]
@@ -376,7 +376,7 @@ def test_a_network_that_does_not_change_has_the_same_error_afterwards(still: Tra
 def test_the_training_error_counts_images_before_their_update(recipe: Recipe, small: Dataset) -> None:
     trainer = Trainer(replace(recipe, batch=64), small, CPU)
     wrong = by_hand(trainer.model, small).argmax(1) != small.train.labels
-    trainer.epoch()
+    trainer.run_epoch()
     assert trainer.history[0].train_error == wrong.sum().item() / 64
 
 
@@ -419,7 +419,7 @@ def test_the_views_five_are_the_unreflected_ones_and_the_single_one_is_the_centr
         return torch.stack(corners + reflected if which == "corners" else [wrong])[:, : len(images)]
 
     trainer = Trainer(replace(recipe, crop=24), small, CPU)
-    trainer.epoch()
+    trainer.run_epoch()
     monkeypatch.setattr(training, "view_probabilities", seen)
     scores = {name: value for name, value in trainer.final_scores()[0].items() if name.startswith("test")}
     del scores["test_error_top5"]  # all others are equally unlikely in the single view
@@ -481,7 +481,7 @@ def test_each_cut_divides_all_rates_by_ten_before_its_epoch(recipe: Recipe, smal
 
     vars(update)["step"] = stepped
     for _ in range(5):
-        trainer.epoch()
+        trainer.run_epoch()
     assert used[::3] == used[1::3] == used[2::3]  # three updates in each epoch
     expected = [0.01, 0.001, 0.001, 0.0001, 0.0001]
     assert used[::3] == [pytest.approx((rate, 2 * rate)) for rate in expected]
@@ -632,7 +632,7 @@ def test_a_run_on_fewer_images_sees_only_them_in_as_many_updates(
     recipe: Recipe, marked: Dataset, pixels: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     watch = Watch(replace(recipe, images=4), marked, pixels)
-    watch.trainer.epoch()
+    watch.trainer.run_epoch()
     chosen = marked.subset(4, recipe.seed).train.images[:, 0, 0, 0].unique().tolist()
     assert (watch.steps, len(watch.numbers())) == (3, len(marked.train))
     assert sorted(set(watch.numbers())) == chosen
@@ -653,7 +653,7 @@ def test_pre_training_asks_for_the_turn_of_all_images_at_a_constant_rate(turning
 def test_the_convolutions_of_pre_training_are_taken_over_and_nothing_else(turning: Recipe, small: Dataset) -> None:
     plain, taken = (Trainer(turning, small, CPU) for _ in range(2))
     before = training.pretrain(taken, small, None, lambda epoch: None)
-    taken.take_over(before)
+    taken.load_convolutions(before)
     for name in ("weight", "bias"):
         theirs, ours, own = (getattr(t.model.conv1, name) for t in (before, taken, plain))
         assert torch.equal(ours, theirs)
@@ -754,7 +754,7 @@ def test_a_resumed_run_does_not_do_its_past_again(
     with pytest.raises(Stopped):
         train(recipe, small, checkpoint=tmp_path / "run.pt", on_epoch=stop_after(2))
     done: list[int] = []
-    epoch = Trainer.epoch
+    epoch = Trainer.run_epoch
 
     def noted(self: Trainer) -> None:
         done.append(len(self.history))
@@ -798,7 +798,7 @@ def checkpoint(recipe: Recipe, small: Dataset, tmp_path: Path) -> Path:
 def in_the_weights(content: bytes, recipe: Recipe, small: Dataset) -> int:
     """Where in the checkpoint the weights after the first epoch stand."""
     trainer = Trainer(recipe, small, CPU)
-    trainer.epoch()
+    trainer.run_epoch()
     return content.index(trainer.model.fc2.weight.detach().numpy().tobytes())
 
 
@@ -1007,11 +1007,11 @@ def test_a_run_whose_loss_is_not_finite_names_epoch_step_and_rate(recipe: Recipe
 
 def test_a_run_that_diverges_after_a_cut_names_the_rate_it_had_then(recipe: Recipe, small: Dataset) -> None:
     trainer = Trainer(replace(recipe, rate=0.5, cuts=(1,)), small, CPU)
-    trainer.epoch()
+    trainer.run_epoch()
     with torch.no_grad():
         trainer.model.fc2.weight.fill_(math.nan)
     with pytest.raises(FloatingPointError, match=r"epoch 1, step 0, rate 0\.05"):
-        trainer.epoch()
+        trainer.run_epoch()
 
 
 def test_a_diverged_run_has_no_probabilities(recipe: Recipe, small: Dataset) -> None:
@@ -1146,10 +1146,10 @@ def test_an_evaluation_without_memory_is_done_again_without_the_recorded_update(
     recipe: Recipe, small: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, plain = Trainer(recipe, small, CPU), training.view_probabilities
-    trainer.replayed = [0.1], None  # type: ignore[assignment]  # no graph is recorded on a CPU
+    trainer.graphed = [0.1], None  # type: ignore[assignment]  # no graph is recorded on a CPU
 
     def evaluation(*arguments: Any, **options: Any) -> Tensor:
-        if trainer.replayed is not None:
+        if trainer.graphed is not None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(*arguments, **options)
 

@@ -117,6 +117,7 @@ def test_equal_numbers_on_the_same_kind_of_machine_confirm_a_record(run: Record)
 def test_any_changed_number_is_caught_on_the_same_kind_of_machine(run: Record, change: Change) -> None:
     good, lines = verify.compare(changed(run, change), verify.repeat(run, "cpu"), [run])
     assert (good, lines[-1]) == (False, "NOT equal")
+    assert "recorded" in lines[1]
 
 
 def test_the_first_difference_is_shown(run: Record) -> None:
@@ -231,6 +232,24 @@ def test_the_end_of_a_run_with_a_target_is_its_crossing(run: Record) -> None:
     _, lines = verify.compare(there, again, others)
     off = 100 * math.log(2.5 / 2.2)
     assert lines[-1] == f"end of the run: off by {off:.2f} per cent of the epochs to the target, allowed 0.00"
+
+
+def test_the_end_is_not_compared_where_neither_run_came_down_to_its_target(run: Record) -> None:
+    def aim(r: Record) -> None:
+        r["recipe"]["target_error"] = 0.01
+        r["history"] = [dict(r["history"][0], train_error=error) for error in (0.45, 0.35, 0.15)]
+
+    there = changed(on_another_machine(run), aim)
+    again = changed(there, lambda r: r["history"][-1].update(train_error=0.4))
+    again["provenance"]["cpu_capability"] = run["provenance"]["cpu_capability"]
+    good, lines = verify.compare(there, again, [])
+    assert (good, lines[-1]) == (True, "the end is not compared: neither run came down to its target")
+
+
+@pytest.mark.parametrize("outcome", ["diverged: loss not finite in epoch 2, step 0, rate 0.05", "abandoned: no"])
+def test_a_run_that_ended_in_another_way_elsewhere_is_not_confirmed(run: Record, outcome: str) -> None:
+    good, lines = verify.compare(on_another_machine(run), {**run, "outcome": outcome}, [])
+    assert (good, lines[-1].split(":")[0]) == (False, "ended in another way")
 
 
 def test_a_run_that_diverged_at_once_can_be_compared_elsewhere(recipe: Recipe, small: Dataset) -> None:
