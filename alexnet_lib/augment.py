@@ -1,6 +1,6 @@
 """Crops, reflections and test views of whole batches at once, on the device the images are on.
 
-Images are uint8 (N, H, H, 3), channels last, as in `alexnet_lib.data.Split`. Random numbers are drawn apart
+Images are uint8 (N, H, H, 3), channels last, as in `alexnet_lib.dataset.Split`. Random numbers are drawn apart
 from their use and on the CPU, so CPU and GPU runs see the same crops, and a batch may be split in any way.
 """
 

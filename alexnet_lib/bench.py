@@ -28,7 +28,8 @@ from torch.nn import functional
 from torch.utils import data as torch_data
 
 from alexnet_lib import experiments, machine, models, runner
-from alexnet_lib.data import Dataset, Split, load, resident
+from alexnet_lib.data import load
+from alexnet_lib.dataset import Dataset, Split, resident
 from alexnet_lib.evaluate import autocast
 from alexnet_lib.layers import CrossMapNorm
 from alexnet_lib.recipes import Recipe, StudyError

@@ -15,7 +15,8 @@ from torch.utils import data as torch_data
 
 from alexnet_lib import augment, machine
 from alexnet_lib.bench import batched_augmentation, chosen, measure, table, transforms
-from alexnet_lib.data import Dataset, load, parts
+from alexnet_lib.data import load
+from alexnet_lib.dataset import Dataset, parts
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.store import Jpegs
 

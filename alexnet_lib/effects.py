@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alexnet_lib import filters
 from alexnet_lib.estimates import Estimate, estimate, paired_ratio
-from alexnet_lib.evidence import ArmResult, crossing
+from alexnet_lib.evidence import ArmResult
 from alexnet_lib.recipes import unknown
 from alexnet_lib.records import Record
 
@@ -133,10 +133,9 @@ def difference(results: Results, with_: str, without: str, metric: str = "test_e
 
 
 def epochs_to(arm: ArmResult, level: float, key: str = "train_error") -> dict[int, float]:
-    """Return by seed how many epochs ``key`` took to an error rate of ``level``, where a run got there."""
-    completed = {seed: run["history"] for seed, run in arm.runs.items() if run["outcome"] == "completed"}
-    reached = {seed: crossing(history, level, key) for seed, history in completed.items()}
-    return {seed: epochs for seed, epochs in reached.items() if epochs is not None}
+    """Return `ArmResult.epochs_to` of the runs that ended well."""
+    found = arm.epochs_to(level, key)
+    return {seed: epochs for seed, epochs in found.items() if arm.runs[seed]["outcome"] == "completed"}
 
 
 def slow_down(results: Results, level: float = LEVEL) -> Estimate | None:
@@ -147,7 +146,7 @@ def slow_down(results: Results, level: float = LEVEL) -> Estimate | None:
 
 def subsets(base: ArmResult, most: int = 50) -> dict[int, list[float]]:
     """Return by size the error rates, in per cent, of averages over ``most`` random sets of an arm's networks."""
-    members = [base.kept(seed) for seed in _keeping(base)]
+    members = _members(base)
     random, found = np.random.default_rng(0), {}
     for size in range(1, len(members) + 1):
         drawn = {tuple(sorted(random.choice(len(members), size, replace=False).tolist())) for _ in range(most)}
@@ -160,7 +159,7 @@ def agreement(base: ArmResult) -> list[tuple[float, float]]:
 
     Each: the share on which both name the same class, and the share that both get wrong.
     """
-    members = [base.kept(seed) for seed in _keeping(base)]
+    members = _members(base)
     named = [member["probabilities"].float().argmax(1) for member in members]
     wrong = [classes != members[0]["labels"] for classes in named]
     return [
@@ -178,6 +177,11 @@ def _keeping(arm: ArmResult) -> list[int]:
     return sorted(seed for seed, run in arm.runs.items() if "kept" in run)
 
 
+def _members(arm: ArmResult) -> list[dict[str, Tensor]]:
+    """Return what an arm's networks have kept, in the order of the seeds."""
+    return [arm.kept(seed) for seed in _keeping(arm)]
+
+
 def _mistakes(members: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """Return for every test image whether the members' mean probabilities name another class: float64, 0 or 1."""
     mean = torch.stack([member["probabilities"].float() for member in members]).mean(0)
@@ -190,7 +194,7 @@ def ensembles(base: ArmResult, size: int) -> list[tuple[float, float, float]]:
     Each: the error rate of the mean probabilities, the mean of the members' own error rates, in per cent, and the
     standard error of their difference over the test images, in points.
     """
-    members = [base.kept(seed) for seed in _keeping(base)]
+    members = _members(base)
     found = []
     for start in range(0, len(members) - size + 1, size):
         several = members[start : start + size]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from alexnet_lib.augment import centre_crop, normalise, views
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.recipes import Recipe, StudyError, unknown
 from alexnet_lib.store import Jpegs
 
 BANK = 250
-"""Training images whose layers' answers are held at a time."""
+"""Images whose layers' answers are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,17 @@ def chunk_size(images: Tensor | Jpegs) -> int:
     return min(250 if images.device.type == "cpu" else 2500, max(1, 2**27 // (3 * images.shape[1] ** 2)))
 
 
+@contextlib.contextmanager
+def _test_mode(model: nn.Module) -> Iterator[None]:
+    """Put a network into test mode, and back into the mode that it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 @torch.inference_mode()
 def view_probabilities(
     model: nn.Module,
@@ -79,14 +91,12 @@ def view_probabilities(
 
     ``images``: uint8 (N, H, W, 3). ``which``: the views, as in ``augment.views``. Each image counts once.
     """
-    training = model.training
-    model.eval()
     parts = []
-    for chunk in images.split(chunk_size(images)):
-        with autocast(precision, images.device):
-            outputs = [model(inputs(view)).float().softmax(1) for view in views(chunk, inputs.size, which)]
-        parts.append(torch.stack(outputs))
-    model.train(training)
+    with _test_mode(model):
+        for chunk in images.split(chunk_size(images)):
+            with autocast(precision, images.device):
+                outputs = [model(inputs(view)).float().softmax(1) for view in views(chunk, inputs.size, which)]
+            parts.append(torch.stack(outputs))
     return torch.cat(parts, dim=1)
 
 
@@ -107,19 +117,17 @@ def features(model: nn.Module, images: Tensor | Jpegs, inputs: Inputs, layers: S
     for layer in layers:
         if layer not in names:
             raise unknown("layer", layer, names)
-    training = model.training
-    model.eval()
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    for chunk in images.split(BANK):
-        view = views(chunk, inputs.size, "centre")[0]
-        answer = inputs(view)
-        if "pixels" in parts:
-            parts["pixels"].append(view.flatten(1))
-        for name, layer_of in model.named_children():
-            answer = layer_of(answer)
-            if name in parts:
-                parts[name].append(answer.float().flatten(1))
-    model.train(training)
+    with _test_mode(model):
+        for chunk in images.split(BANK):
+            view = views(chunk, inputs.size, "centre")[0]
+            answer = inputs(view)
+            if "pixels" in parts:
+                parts["pixels"].append(view.flatten(1))
+            for name, layer_of in model.named_children():
+                answer = layer_of(answer)
+                if name in parts:
+                    parts[name].append(answer.float().flatten(1))
     return {layer: torch.cat(parts.pop(layer)) for layer in layers}  # a layer at a time is held twice
 
 

@@ -153,6 +153,11 @@ class ArmResult:
             return f"{self.rate:g}"
         return "not chosen yet" if self.searching else "none: learns at no rate tried"
 
+    def epochs_to(self, level: float, key: str = "train_error") -> dict[int, float]:
+        """Return by seed how many epochs ``key`` took to an error rate of ``level``, where a run got there."""
+        found = {seed: crossing(run["history"], level, key) for seed, run in self.runs.items()}
+        return {seed: epochs for seed, epochs in found.items() if epochs is not None}
+
     def epochs_to_target(self, key: str = "train_error") -> dict[int, float]:
         """Return by seed how many epochs ``key`` took to the recipe's target; the cap where it never did.
 
@@ -161,19 +166,14 @@ class ArmResult:
         """
         target, cap = self.arm.recipe.target_error, self.arm.recipe.epochs
         assert target is not None
-        found = {seed: crossing(run["history"], target, key) for seed, run in self.runs.items()}
-        reached = {seed: epochs for seed, epochs in found.items() if epochs is not None}
-        return reached | dict.fromkeys(self.capped(key), float(cap))
+        return self.epochs_to(target, key) | dict.fromkeys(self.capped(key), float(cap))
 
     def capped(self, key: str = "train_error") -> list[int]:
         """Return the seeds whose run went on to its cap without ``key`` coming down to the target."""
         target, cap = self.arm.recipe.target_error, self.arm.recipe.epochs
         assert target is not None
-        return [
-            seed
-            for seed, run in self.runs.items()
-            if crossing(run["history"], target, key) is None and len(run["history"]) >= cap
-        ]
+        reached = self.epochs_to(target, key)
+        return [seed for seed, run in self.runs.items() if seed not in reached and len(run["history"]) >= cap]
 
 
 def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str, ArmResult]:
@@ -188,7 +188,7 @@ def results(experiment: str, scale: str, folder: Path | None = None) -> dict[str
     outcome = {}
     for arm in arms(experiment, scale):
         rate, missing = search(arm, recorded)
-        recipes = [] if rate is None else [replace(arm.recipe, rate=rate, seed=seed) for seed in range(arm.seeds)]
+        recipes = [] if rate is None else arm.recipes(rate)
         outcome[arm.name] = ArmResult(
             arm=arm,
             rate=rate,

@@ -34,6 +34,10 @@ class Arm:
     ``neighbours`` (the nearest training images of each test image; the record's scores say how many share its
     class)."""
 
+    def recipes(self, rate: float) -> list[Recipe]:
+        """Return the recipes of its seeds at a learning rate."""
+        return [replace(self.recipe, rate=rate, seed=seed) for seed in range(self.seeds)]
+
 
 # --- Figure 1 -------------------------------------------------------------------------------------------------
 

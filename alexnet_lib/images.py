@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from alexnet_lib import machine
-from alexnet_lib.data import ROOT_VARIABLE, Dataset, Split, digest
+from alexnet_lib.dataset import ROOT_VARIABLE, Dataset, Split, digest
 from alexnet_lib.recipes import StudyError, unknown
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
-from alexnet_lib.data import ROOT_VARIABLE
+from alexnet_lib.dataset import ROOT_VARIABLE
 from alexnet_lib.files import atomic_write
 from alexnet_lib.recipes import StudyError, unknown
 from alexnet_lib.records import PROJECT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from alexnet_lib import experiments, models
 from alexnet_lib.recipes import PAPER_BATCH
@@ -75,14 +75,14 @@ def runs(scale: str) -> dict[str, float]:
     out: they stand in for all of ImageNet, as those on Imagenette do.
     """
     return {
-        replace(arm.recipe, seed=seed).id: models.training_flops(arm.recipe.net)
+        recipe.id: models.training_flops(arm.recipe.net)
         / INPUTS["operations"].value
         * (arm.recipe.epochs + 4 * arm.recipe.pretrain)
         / INPUTS["epochs"].value
         for name in experiments.EXPERIMENTS
         for arm in experiments.arms(name, scale)
         if models.NETS[arm.recipe.net].image_size == models.FULL.image and arm.recipe.data != "tiny-imagenet-200"
-        for seed in range(arm.seeds)
+        for recipe in arm.recipes(arm.recipe.rate)
     }
 
 

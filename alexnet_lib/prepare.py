@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from alexnet_lib import images, store
-from alexnet_lib.data import KINDS, Moments
+from alexnet_lib.data import KINDS
+from alexnet_lib.dataset import Moments
 from alexnet_lib.files import atomic_write, try_lock
 from alexnet_lib.images import SIZE, Report
 from alexnet_lib.recipes import StudyError

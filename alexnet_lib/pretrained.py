@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_lib import models
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.evaluate import Inputs
 from alexnet_lib.files import load_tensors
 from alexnet_lib.layers import CrossMapNorm, weight_layers

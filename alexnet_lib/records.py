@@ -26,7 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.files import atomic_write
 from alexnet_lib.machine import cpu_model, peak_memory
 from alexnet_lib.recipes import Recipe, StudyError

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from alexnet_lib import data, evaluate, evidence, files, machine, models, records
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.evidence import ArmResult
 from alexnet_lib.experiments import SCALES, Arm, arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
@@ -101,7 +102,7 @@ def pending(
 def _lacking(experiment: str, scale: str, arm: Arm, found: Mapping[str, Record]) -> list[Task]:
     """Return the runs of an arm that can start and have no record."""
     rate, missing = evidence.search(arm, found)
-    seeds = [] if rate is None else [replace(arm.recipe, rate=rate, seed=seed) for seed in range(arm.seeds)]
+    seeds = [] if rate is None else arm.recipes(rate)
     return [
         Task(experiment, scale, arm.name, recipe, search=bool(missing), keep=arm.keep)
         for recipe in [*missing, *seeds]
@@ -206,7 +207,7 @@ class Session:
 
 
 @functools.lru_cache(maxsize=2)  # of a worker's whole life
-def _data(name: str) -> data.Dataset:
+def _data(name: str) -> Dataset:
     return data.load(name)
 
 
@@ -308,7 +309,7 @@ def write(ended: Ended, session: Session) -> Record:
     return record
 
 
-def kept(result: Result, dataset: data.Dataset, names: Sequence[str]) -> dict[str, Tensor]:
+def kept(result: Result, dataset: Dataset, names: Sequence[str]) -> dict[str, Tensor]:
     """Return the tensors of a trained network that its arm keeps (``Arm.keep``), by name, on the CPU."""
     assert result.probabilities is not None
     found = {

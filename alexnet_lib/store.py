@@ -33,7 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from alexnet_lib import machine
-from alexnet_lib.data import Dataset, Moments, Split
+from alexnet_lib.dataset import Dataset, Moments, Split
 from alexnet_lib.images import Report, first
 from alexnet_lib.recipes import StudyError
 

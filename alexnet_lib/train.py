@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alexnet_lib import augment, files, layers, models, parallel
-from alexnet_lib.data import Dataset, parts
+from alexnet_lib.dataset import Dataset, parts
 from alexnet_lib.evaluate import Inputs, autocast, error_rate, view_probabilities
 from alexnet_lib.optim import optimiser, set_rates
 from alexnet_lib.recipes import Recipe, StudyError
@@ -355,7 +355,7 @@ class Trainer:
         self.ddp_model = self.model  # other processes don't take part
         self.graphed = None
         self.optimiser.zero_grad()
-        self.model.train()  # memory may have run out in an evaluation
+        self.model.train()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

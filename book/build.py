@@ -38,7 +38,6 @@ BOOK = Path(__file__).resolve().parent
 PROJECT = BOOK.parent
 STAGE = BOOK / "_stage"
 PAGES = BOOK / "_build" / "html"
-NOTEBOOKS = PROJECT / "notebooks"
 FRONT = "00_ledger"
 PUBLISHED_SCALE = "laptop"
 PACKAGES = [
@@ -54,10 +53,6 @@ PACKAGES = [
     "sphinx-book-theme",
     "sphinx-mathjax-offline",
 ]
-
-
-class BuildError(Exception):
-    """The book can't be built; the message says what to do."""
 
 
 def main() -> int:
@@ -81,7 +76,7 @@ def main() -> int:
         write_status(shown, seconds)
         run_sphinx()
         check_pages()
-    except (BuildError, StudyError) as error:
+    except StudyError as error:
         print(f"book: {error}", file=sys.stderr)
         return 1
     print(f"book: {len(list(PAGES.rglob('*.html')))} pages in {time.perf_counter() - begun:.0f} s; front page:")
@@ -94,7 +89,7 @@ def train_study(scale: str) -> None:
     os.environ["ALEXNET_RUNS"] = str(PROJECT / "build" / f"runs-{scale}")
     command = [sys.executable, "-m", "alexnet_lib", "run", "--scale", scale]
     if subprocess.run(command, cwd=PROJECT).returncode:
-        raise BuildError(f"the study did not train at scale {scale}: see above; the same command goes on from there")
+        raise StudyError(f"the study did not train at scale {scale}: see above; the same command goes on from there")
 
 
 # --- What the pages are made of -----------------------------------------------------------------------------
@@ -148,7 +143,7 @@ def mathjax() -> Path:
         file = Path(folder) / "static" / "mathjax" / "tex-svg-full.js"
         if file.is_file():
             return file
-    raise BuildError("no MathJax: install the book's packages (make setup, or pip install sphinx-mathjax-offline)")
+    raise StudyError("no MathJax: install the book's packages (make setup, or pip install sphinx-mathjax-offline)")
 
 
 def announcement(scale: str, runs: list[dict[str, Any]], *, own: bool) -> str:
@@ -170,7 +165,7 @@ def command_line_page() -> str:
         environment = os.environ | {"COLUMNS": "88"}
         result = subprocess.run(call, cwd=PROJECT, env=environment, capture_output=True, text=True)
         if result.returncode:
-            raise BuildError(f"{' '.join(call[1:])} failed: {result.stderr.strip()}")
+            raise StudyError(f"{' '.join(call[1:])} failed: {result.stderr.strip()}")
         parts.append(f"{title}\n\n```text\n{result.stdout.strip()}\n```")
     return "\n\n".join(parts) + "\n"
 
@@ -182,10 +177,10 @@ def stage_notebooks(scale: str | None, *, kept: bool) -> dict[str, float]:
     """Put every notebook into the staging folder, executed or as ``kept``; return the seconds that executing took."""
     pages = {
         source: STAGE / ("index.ipynb" if source.stem == FRONT else source.name)
-        for source in sorted(NOTEBOOKS.glob("*.ipynb"))
+        for source in sorted(notebooks.FOLDER.glob("*.ipynb"))
     }
     if not pages:
-        raise BuildError(f"no notebooks in {NOTEBOOKS.name}/")
+        raise StudyError(f"no notebooks in {notebooks.FOLDER.name}/")
     seconds = {} if kept else execute_notebooks(pages, scale)
     for source, staged in pages.items():
         notebook = nbformat.read(source if kept else staged, as_version=4)
@@ -212,10 +207,10 @@ def prepare(notebook: Any, stem: str, page: str) -> None:
     """Fit an executed notebook into the book: links, hidden parameters, how to run it again.
 
     Raises:
-        BuildError: a cell ended in an error, which Jupyter Book itself would print and let pass.
+        StudyError: a cell ended in an error, which Jupyter Book itself would print and let pass.
     """
     if notebook.metadata.get("papermill", {}).get("exception"):
-        raise BuildError(f"{stem}.ipynb: a cell failed")
+        raise StudyError(f"{stem}.ipynb: a cell failed")
     for part in (notebook, *notebook.cells):  # papermill's notes name folders of this machine
         for key in ("papermill", "execution"):
             part.metadata.pop(key, None)
@@ -225,7 +220,7 @@ def prepare(notebook: Any, stem: str, page: str) -> None:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\]\(\.\./(book/)?", "](", cell.source).replace(f"({FRONT}.ipynb", "(index.ipynb")
         elif any(output.output_type == "error" for output in cell.outputs):
-            raise BuildError(f"{stem}.ipynb: cell {number} ended in an error")
+            raise StudyError(f"{stem}.ipynb: cell {number} ended in an error")
         if "parameters" in tags:
             hidden = [tag for tag in tags if tag.startswith(("remove-", "hide-"))]
         elif "injected-parameters" in tags:
@@ -257,9 +252,12 @@ mkdir -p build && papermill notebooks/{stem}.ipynb build/{stem}.ipynb --cwd note
 
 def write_status(scale: str, seconds: dict[str, float]) -> None:
     """Write the tables of the status page: this build, its notebooks, and the machines behind the records."""
-    versions = [("Python", platform.python_version()), *((name, version(name)) for name in PACKAGES)]
+    versions = [
+        ("Python", platform.python_version()),
+        *((name, importlib.metadata.version(name)) for name in PACKAGES),
+    ]
     here = [
-        ("Processor", machine.cpu_model() or "unknown"),
+        ("Processor", machine.cpu_model()),
         ("Cores", str(machine.cores())),
         ("System", f"{platform.system()} {platform.machine()}"),
         ("Commit of the book", short_commit(records.commit())),
@@ -293,14 +291,6 @@ def write_status(scale: str, seconds: dict[str, float]) -> None:
     }
     for name, text in tables.items():
         (STAGE / f"_status_{name}.txt").write_text(text)
-
-
-def version(package: str) -> str:
-    """Return the installed version."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def short_commit(found: dict[str, Any]) -> str:
@@ -354,7 +344,7 @@ def run_sphinx() -> None:
         text=True,
     )
     if result.returncode:
-        raise BuildError(f"Sphinx found something to complain about:\n{result.stdout}")
+        raise StudyError(f"Sphinx found something to complain about:\n{result.stdout}")
 
 
 def check_pages() -> None:
@@ -363,7 +353,7 @@ def check_pages() -> None:
     expected = {p.relative_to(STAGE).with_suffix(".html").as_posix() for p in sources}
     missing = sorted(name for name in expected if not (PAGES / name).is_file())
     if missing:
-        raise BuildError(f"{len(missing)} of {len(expected)} pages were not built: {', '.join(missing)}")
+        raise StudyError(f"{len(missing)} of {len(expected)} pages were not built: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_lib import data, layers, models, records
-from alexnet_lib.data import Dataset, Split
+from alexnet_lib.dataset import Dataset, Split, digest
 from alexnet_lib.recipes import Recipe
 
 
@@ -55,7 +55,7 @@ def marked() -> Dataset:
         return Split(torch.stack(images).byte(), torch.arange(len(numbers)) % 2)
 
     train, test = split(range(20)), split(range(100, 108))
-    return Dataset("marked", train, test, ("even", "odd"), data.digest(train, test))
+    return Dataset("marked", train, test, ("even", "odd"), digest(train, test))
 
 
 def _tiny(classes: int, act: layers.Activation, dropout: float) -> nn.Sequential:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_lib import experiments, records
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.experiments import Arm
 from alexnet_lib.recipes import Recipe
 from alexnet_lib.records import Record

@@ -8,8 +8,8 @@ from scipy.stats import chisquare
 from studies import seeded
 from torch import Tensor
 
-from alexnet_lib import data
 from alexnet_lib.augment import centre_crop, colour_basis, crop, flips, normalise, offsets, views
+from alexnet_lib.dataset import Dataset, Split, digest
 from alexnet_lib.recipes import StudyError
 
 
@@ -207,6 +207,6 @@ def test_views_larger_than_the_image_are_refused() -> None:
 
 def test_grey_images_have_a_finite_colour_basis() -> None:
     grey = torch.randint(0, 256, (20, 8, 8, 1), generator=torch.Generator().manual_seed(0)).expand(-1, -1, -1, 3)
-    split = data.Split(grey.to(torch.uint8).contiguous(), torch.arange(20) % 2)
-    found = data.Dataset("grey", split, split, ("a", "b"), data.digest(split, split))
+    split = Split(grey.to(torch.uint8).contiguous(), torch.arange(20) % 2)
+    found = Dataset("grey", split, split, ("a", "b"), digest(split, split))
     assert colour_basis("coded", found.colours).isfinite().all()

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from alexnet_lib import bench, data, machine, models, runner
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.recipes import Recipe, StudyError
 
 LARGE = replace(bench.ALEXNET, net="alexnet-reduced", crop=128, batch=4)

@@ -22,7 +22,7 @@ from studies import ARMS, add_experiment, ended, falling, figure1, keep, move_in
 
 from alexnet_lib import __main__ as cli
 from alexnet_lib import bench, claims, data, experiments, files, notebooks, records, runner
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.recipes import Recipe
 from alexnet_lib.records import Record
 from alexnet_lib.train import train

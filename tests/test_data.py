@@ -20,7 +20,8 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from alexnet_lib import data
-from alexnet_lib.data import Dataset, Split, data_root, digest, load, synthetic
+from alexnet_lib.data import data_root, load, synthetic
+from alexnet_lib.dataset import Dataset, Split, _matrix_product, _summed_products, digest
 from alexnet_lib.recipes import StudyError
 
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
@@ -107,7 +108,7 @@ def test_std_is_measured_about_each_pixels_own_mean() -> None:
 
 def test_a_gpu_s_sums_of_colours_multiplied_are_the_cpus() -> None:
     pixels = synthetic(size=64, train=2, test=1).train.images.reshape(-1, 3)
-    assert torch.equal(data._summed_products(pixels), data._matrix_product(pixels))
+    assert torch.equal(_summed_products(pixels), _matrix_product(pixels))
 
 
 def test_mean_and_std_do_not_look_at_the_test_split() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet_lib.data import Dataset, Split, digest
+from alexnet_lib.dataset import Dataset, Split, digest
 from alexnet_lib.evaluate import (
     Inputs,
     Nearest,

@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 
 import alexnet_lib.__main__ as cli
 from alexnet_lib import images, machine, train
-from alexnet_lib.data import Dataset, Split, data_root, load, some, synthetic
+from alexnet_lib.data import data_root, load, some, synthetic
+from alexnet_lib.dataset import Dataset, Split
 from alexnet_lib.recipes import Recipe, StudyError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

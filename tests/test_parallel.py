@@ -18,7 +18,7 @@ from torch import distributed
 
 from alexnet_lib import __main__ as cli
 from alexnet_lib import data, files, parallel, records
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.recipes import StudyError
 from alexnet_lib.train import Result, Trainer, train
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_lib import machine, records
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
 from alexnet_lib.train import Epoch, Result

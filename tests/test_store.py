@@ -29,9 +29,10 @@ from PIL import Image
 from torchvision.datasets import imagenet
 
 import alexnet_lib.__main__ as cli
-from alexnet_lib import data, files, machine, runner, store
+from alexnet_lib import files, machine, runner, store
 from alexnet_lib import prepare as preparation
-from alexnet_lib.data import Dataset, Split, load, resident, synthetic
+from alexnet_lib.data import load, synthetic
+from alexnet_lib.dataset import Dataset, Split, digest, resident
 from alexnet_lib.prepare import prepare
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.train import Trainer, train
@@ -143,7 +144,7 @@ def test_what_is_known_of_the_pixels_is_what_the_pixels_give(zoo: Dataset) -> No
 
 
 def test_the_digest_of_pixels_on_disk_is_that_of_pixels_in_memory(zoo: Dataset) -> None:
-    assert data.digest(zoo.train, zoo.test) == data.digest(
+    assert digest(zoo.train, zoo.test) == digest(
         *(Split(resident(s.images), s.labels) for s in (zoo.train, zoo.test))
     )
 

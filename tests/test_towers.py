@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from alexnet_lib import __main__ as cli
 from alexnet_lib import data, layers, models, records, train
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.optim import optimiser
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.towers import Towers

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from alexnet_lib import layers, models
 from alexnet_lib import train as training
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.evaluate import Inputs, view_probabilities
 from alexnet_lib.optim import PaperSGD
 from alexnet_lib.recipes import Recipe, StudyError

@@ -15,7 +15,7 @@ import pytest
 from studies import without_times
 
 from alexnet_lib import records, verify
-from alexnet_lib.data import Dataset
+from alexnet_lib.dataset import Dataset
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
 from alexnet_lib.train import Result, train

@@ -10,6 +10,8 @@ from typing import Any
 import nbformat
 import pytest
 
+from alexnet_lib.recipes import StudyError
+
 BUILD = Path(__file__).resolve().parents[2] / "book" / "build.py"
 
 
@@ -55,14 +57,14 @@ def test_pages_show_a_fresh_execution_or_the_outputs_kept(
 
 def test_a_cell_that_ended_in_an_error_stops_the_build(build: ModuleType) -> None:
     failed = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])])
-    with pytest.raises(build.BuildError, match=r"02_lrn\.ipynb: cell 1 ended in an error"):
+    with pytest.raises(StudyError, match=r"02_lrn\.ipynb: cell 1 ended in an error"):
         build.prepare(notebook(nbformat.v4.new_markdown_cell("# LRN"), failed), "02_lrn", "02_lrn.ipynb")
 
 
 def test_a_notebook_that_papermill_gave_up_stops_the_build(build: ModuleType) -> None:
     staged = notebook()
     staged.metadata["papermill"] = {"exception": True}
-    with pytest.raises(build.BuildError, match="a cell failed"):
+    with pytest.raises(StudyError, match="a cell failed"):
         build.prepare(staged, "02_lrn", "02_lrn.ipynb")
 
 
