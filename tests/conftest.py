@@ -20,11 +20,13 @@ from alexnet_lib.recipes import Recipe
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
+def one_thread() -> Iterator[None]:
     """Sums over several threads round differently from run to run of another machine's load."""
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # imports and collected tests outlive every test: no later collection need look through them
+    yield
+    gc.unfreeze()  # else triton takes what is left at the end for leaks, and says so
 
 
 @pytest.fixture(autouse=True)
