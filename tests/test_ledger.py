@@ -333,3 +333,16 @@ def test_plain_arithmetic_agrees_on_ratios_of_made_up_records_whole_or_partial(
 ) -> None:
     folder = write(tmp_path, figure1(epochs))
     check_figure1(claims.ledger("laptop", folder), lines_of(folder))
+
+
+def test_the_readme_counts_the_verdicts_as_the_ledger_does(
+    published: tuple[pd.DataFrame, list[dict[str, Any]]],
+) -> None:
+    ledger, _ = published
+    verdicts = ledger[(ledger["interval"] != "exact") & (ledger["verdict"] != NOT_TESTED)]["verdict"].value_counts()
+    said = (
+        f"Of the {verdicts.sum()} claims that runs of scale `laptop` judge, {verdicts['reproduced']} are reproduced, "
+        f"{verdicts['direction reproduced']} in direction, {verdicts['contradicted']} is contradicted, "
+        f"{verdicts['inconclusive']} are inconclusive or wait for runs"
+    )
+    assert said in " ".join((PROJECT / "README.md").read_text().split())
