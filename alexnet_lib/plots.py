@@ -18,12 +18,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from alexnet_lib import filters
 from alexnet_lib.estimates import Estimate
 from alexnet_lib.evidence import ArmResult, crossing
 from alexnet_lib.filters import Split
+from alexnet_lib.models import LayerRow
 
 BLUE, RED, GREY = "#0072b2", "#d55e00", "#595959"  # Okabe and Ito's blue and vermilion
 LINES = (
@@ -261,6 +263,36 @@ def hours(lines: Mapping[str, Mapping[int, float]], marks: Mapping[str, tuple[in
     panel.set_xticks(counts, [str(count) for count in counts])
     panel.minorticks_off()
     panel.legend(fontsize=9)
+    return figure
+
+
+def towers(rows: Sequence[LayerRow], image_size: int) -> Figure:
+    """Draw a network of two towers, a column for each layer with weights, and what each half sees (P Figure 2).
+
+    ``rows``: of `alexnet_lib.models.layer_table`; layers between those with weights stand by name in the box before.
+    """
+    figure, panel = plt.subplots(figsize=(9.4, 3.2))
+    panel.text(0, 0, f"image\n{image_size} × {image_size}\n× 3", ha="center", va="center", fontsize=8)
+    columns = [number for number, row in enumerate(rows) if row.parameters]
+    sides = (0.0,)  # where the column before has its boxes
+    for place, (number, following) in enumerate(itertools.pairwise([*columns, len(rows)]), 1):
+        row, before = rows[number], sides
+        sides = (0.0,) if following == len(rows) else (1.0, -1.0)
+        maps = row.shape[0] // len(sides)
+        size = f"{row.shape[1]} × {row.shape[2]}\n× {maps}" if len(row.shape) == 3 else str(maps)
+        then = [other.name.rstrip("0123456789") for other in rows[number + 1 : following]]
+        said = ", ".join(name for name in then if name in ("norm", "pool", "drop"))
+        for side in sides:
+            panel.text(place, side, f"{row.name}\n{size}\n{said}".rstrip(), ha="center", va="center", fontsize=8)
+            panel.add_patch(Rectangle((place - 0.38, side - 0.6), 0.76, 1.2, facecolor="none", edgecolor=GREY))
+            for other in before:
+                if row.groups == 1 or other == side:
+                    crosses = 0 not in (side, other) and other != side
+                    colour = RED if crosses else GREY
+                    panel.plot([place - 0.62, place - 0.38], [other, side], "-", color=colour, linewidth=1.2)
+    panel.text(place / 2, -1.95, "red: between the GPUs", color=RED, ha="center", fontsize=9)
+    panel.set(xlim=(-0.6, place + 0.6), ylim=(-2.1, 1.8))
+    panel.axis("off")
     return figure
 
 

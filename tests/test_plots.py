@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from studies import ended, falling, figure1, history, record, write
 
-from alexnet_lib import claims, effects, evidence, experiments, filters, plots
+from alexnet_lib import claims, effects, evidence, experiments, filters, models, plots
 from alexnet_lib.effects import Results
 from alexnet_lib.estimates import Estimate, estimate
 from alexnet_lib.filters import Split
@@ -720,3 +720,14 @@ def test_hours_fall_with_the_number_of_gpus_beside_what_was_once() -> None:
     assert [text.get_text() for text in panel.texts] == ["the paper"]
     assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
     assert [text.get_text() for text in panel.get_xticklabels()] == ["1", "2", "8"]
+
+
+def test_towers_meet_where_a_layer_has_no_groups() -> None:
+    net = "alexnet-paper"
+    (panel,) = plots.towers(models.layer_table(models.outline(net), 224), 224).axes
+    texts = [text.get_text() for text in panel.texts]
+    assert texts.count("conv1\n55 × 55\n× 48\nnorm, pool") == 2
+    assert texts.count("conv3\n13 × 13\n× 192") == 2
+    assert texts.count("fc8\n1000") == 1
+    crossing = [line for line in panel.get_lines() if same_color(line.get_color(), plots.RED)]
+    assert sorted(round(max(points(line))[0]) for line in crossing) == [3, 3, 6, 6, 7, 7]  # conv3, fc6, fc7
