@@ -274,7 +274,7 @@ def towers(rows: Sequence[LayerRow], image_size: int) -> Figure:
     figure, panel = plt.subplots(figsize=(9.4, 3.2))
     panel.text(0, 0, f"image\n{image_size} × {image_size}\n× 3", ha="center", va="center", fontsize=8)
     columns = [number for number, row in enumerate(rows) if row.parameters]
-    sides = (0.0,)  # where the column before has its boxes
+    sides: tuple[float, ...] = (0.0,)  # where the column before has its boxes
     for place, (number, following) in enumerate(itertools.pairwise([*columns, len(rows)]), 1):
         row, before = rows[number], sides
         sides = (0.0,) if following == len(rows) else (1.0, -1.0)
