@@ -359,8 +359,8 @@ def test_a_run_that_another_process_recorded_meanwhile_is_not_done_again(
         trained.append(recipe.id)
         return by_rate(recipe)
 
-    plain = Session.alone
-    monkeypatch.setattr(Session, "alone", alone)
+    plain = Session.try_lock
+    monkeypatch.setattr(Session, "try_lock", alone)
     monkeypatch.setattr(runner, "train", pretend(errors))
     assert len(do(quiet)) == len(trained) == 9
     assert TINY.id not in trained
@@ -461,7 +461,7 @@ def epochs_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counted.append(len(trainer.history))
         epoch(trainer)
 
-    monkeypatch.setattr(training.Trainer, "epoch", count)
+    monkeypatch.setattr(training.Trainer, "run_epoch", count)
     return counted
 
 
@@ -553,12 +553,12 @@ def test_all_runs_in_flight_when_time_is_up_keep_their_checkpoints_and_end_like_
             together.wait(timeout=60)
         epoch(trainer)
 
-    monkeypatch.setattr(training.Trainer, "epoch", wait_for_the_others)
+    monkeypatch.setattr(training.Trainer, "run_epoch", wait_for_the_others)
     with ThreadPoolExecutor(3) as executor:
         assert list(runner.run(["tiny"], "smoke", brief, executor, 3)) == []
     begun = {replace(TINY, seed=seed).id for seed in range(3)}
     assert {path.stem for path in (tmp_path / "cache").iterdir()} == begun
-    monkeypatch.setattr(training.Trainer, "epoch", epoch)
+    monkeypatch.setattr(training.Trainer, "run_epoch", epoch)
     done = {run["seed"]: run for run in do(replace(brief, deadline=None))}
     assert done.keys() == {0, 1, 2, 3}
     assert outcome_of(done[0]) == outcome_of(uninterrupted)

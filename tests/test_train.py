@@ -760,7 +760,7 @@ def test_a_resumed_run_does_not_do_its_past_again(
         done.append(len(self.history))
         epoch(self)
 
-    monkeypatch.setattr(Trainer, "epoch", noted)
+    monkeypatch.setattr(Trainer, "run_epoch", noted)
     train(recipe, small, checkpoint=tmp_path / "run.pt")
     assert done == [2]
 

@@ -46,7 +46,7 @@ def test_pages_show_a_fresh_execution_or_the_outputs_kept(
     source = notebook(cell)
     source.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(source, tmp_path / "02_lrn.ipynb")
-    monkeypatch.setattr(build, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(build.notebooks, "FOLDER", tmp_path)
     monkeypatch.setattr(build, "STAGE", tmp_path / "stage")
     seconds = build.stage_notebooks(None, kept=kept)
     staged = nbformat.read(tmp_path / "stage" / "02_lrn.ipynb", as_version=4)
