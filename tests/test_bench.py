@@ -82,7 +82,9 @@ def test_the_network_alone_is_given_one_random_batch_as_often_as_an_epoch_has_ba
 ) -> None:
     given: list[torch.Tensor] = []
     monkeypatch.setattr(
-        bench.Trainer, "train_step", lambda trainer, images, labels: given.append(images) or (torch.ones(()), labels[0])
+        bench.Trainer,
+        "train_step",
+        lambda trainer, images, labels: given.append(images) or (torch.ones(()), labels[0]),
     )
     assert bench.alone(LARGE, photos, "cpu")() == 2.0
     assert given[0] is given[1]
