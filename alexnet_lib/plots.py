@@ -271,7 +271,7 @@ def towers(rows: Sequence[LayerRow], image_size: int) -> Figure:
 
     ``rows``: of `alexnet_lib.models.layer_table`; layers between those with weights stand by name in the box before.
     """
-    figure, panel = plt.subplots(figsize=(9.4, 3.2))
+    figure, panel = plt.subplots(figsize=(8.0, 3.1))
     panel.text(0, 0, f"image\n{image_size} × {image_size}\n× 3", ha="center", va="center", fontsize=8)
     columns = [number for number, row in enumerate(rows) if row.parameters]
     sides: tuple[float, ...] = (0.0,)  # where the column before has its boxes
