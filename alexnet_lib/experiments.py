@@ -285,12 +285,12 @@ def _whole(
 
     The changes may be those of AlexNet-32. ``of``: the data set at ``gpu`` and ``imagenet``; at the latter three
     seeds, and of the network itself enough for three ensembles of five. At ``laptop`` three epochs of Imagenette in
-    the batches, at the rate and in the precision of `_full`. ``suffix``: of the arms' names. ``keep``: as in ``Arm``,
-    of the changed ones.
+    the batches and at the rate of `_full`, but in float32: so short a training can do without bf16, and then any CPU
+    can do it. ``suffix``: of the arms' names. ``keep``: as in ``Arm``, of the changed ones.
     """
     base = replace(edition("paper", of), colour="none", **WHOLE_LENGTHS[scale])
     if scale == "laptop":
-        base = replace(base, epochs=3, cuts=())
+        base = replace(base, epochs=3, cuts=(), precision="float32")
     seeds = {"smoke": 1, "laptop": 3, "gpu": 10 if of == "imagenette" else 3, "imagenet": 3}[scale]
 
     def arm(name: str, change: Mapping[str, Any]) -> Arm:

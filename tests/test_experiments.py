@@ -451,11 +451,11 @@ def test_an_unknown_edition_is_told_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop"])
-def test_scales_for_any_machine_compute_in_float32_but_for_the_whole_network(scale: str) -> None:
-    others = {arm.recipe.precision for _, at, arm in ARMS if at == scale and arm.recipe.data != "imagenette"}
+def test_scales_for_any_machine_compute_in_float32_but_for_the_whole_networks_long_training(scale: str) -> None:
+    others = {arm.recipe.precision for name, at, arm in ARMS if at == scale and name != "alexnet"}
     assert others == {"float32"}
-    whole = {arm.recipe.precision for _, at, arm in ARMS if at == scale and arm.recipe.data == "imagenette"}
-    assert whole == ({"bf16"} if scale == "laptop" else set())
+    whole = {arm.recipe.precision for name, at, arm in ARMS if at == scale and name == "alexnet"}
+    assert whole == {"bf16" if scale == "laptop" else "float32"}
 
 
 @pytest.mark.parametrize("net", sorted({arm.recipe.net for _, _, arm in ARMS}))
