@@ -232,6 +232,23 @@ def test_training_leaves_a_record_where_one_is_asked_for(tell: Tell, recipe: Rec
     assert (run["arm"], run["scale"], run["recipe"]["rate"]) == ("tiny", "own", pytest.approx(0.05 * 24 / 128))
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("tinny", "unknown net 'tinny': did you mean 'tiny'?"),
+        ("tiny --set precision=tf32", "precision 'tf32' needs a CUDA device"),
+        ("tiny --out {file}", "records can't be written to"),
+    ],
+)
+def test_what_can_not_be_trained_is_refused_before_images_are_decoded(
+    tell: Tell, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str, said: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(data, "load", lambda _: pytest.fail("decoded first"))
+    told = tell(f"train {asked.format(file=tmp_path / 'file')} --data {recipe.data}")
+    assert (told.code, said in told.err) == (2, True), told.err
+
+
 def test_training_goes_on_from_its_checkpoint(tell: Tell, recipe: Recipe, tmp_path: Path) -> None:
     line = f"train tiny --data {recipe.data} --checkpoint {tmp_path}/run.pt {FAST}"
     first = tell(line).out

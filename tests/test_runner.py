@@ -377,6 +377,24 @@ def test_a_worker_that_is_killed_ends_the_session_with_what_to_do(
         list(runner.run_here(["tiny"], "smoke", quiet, 3))
 
 
+class InOrder(ThreadPoolExecutor):
+    """Threads whose runs end in the order in which they began."""
+
+    last: concurrent.futures.Future[Any] | None = None
+
+    def submit(self, run: Callable[..., Any], /, *given: Any, **named: Any) -> concurrent.futures.Future[Any]:
+        before = self.last
+
+        def after() -> Any:
+            try:
+                return run(*given, **named)
+            finally:
+                concurrent.futures.wait([before] if before else [])
+
+        self.last = super().submit(after)
+        return self.last
+
+
 def test_a_run_that_fails_ends_the_session_but_no_run_in_flight(
     monkeypatch: pytest.MonkeyPatch, quiet: Session
 ) -> None:
@@ -386,7 +404,23 @@ def test_a_run_that_fails_ends_the_session_but_no_run_in_flight(
         return by_rate(recipe)
 
     monkeypatch.setattr(runner, "train", pretend(errors))
-    with ThreadPoolExecutor(2) as executor, pytest.raises(StudyError, match="no such luck"):
+    with InOrder(2) as executor, pytest.raises(StudyError, match="no such luck"):
+        list(runner.run(["tiny"], "smoke", quiet, executor, 2))
+    assert [run["recipe"]["rate"] for run in records.read(quiet.folder)] == [0.02]
+
+
+def test_a_record_that_can_not_be_written_loses_no_run_in_flight(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    def append(run: Record, *given: Any) -> None:
+        if run["recipe"]["rate"] == 0.01:
+            raise StudyError("no space left")
+        plain(run, *given)
+
+    plain = records.append
+    monkeypatch.setattr(runner, "train", pretend(by_rate))
+    monkeypatch.setattr(records, "append", append)
+    with InOrder(2) as executor, pytest.raises(StudyError, match="no space left"):
         list(runner.run(["tiny"], "smoke", quiet, executor, 2))
     assert [run["recipe"]["rate"] for run in records.read(quiet.folder)] == [0.02]
 
