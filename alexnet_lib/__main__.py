@@ -375,7 +375,8 @@ def _pending(options: argparse.Namespace) -> None:
         print(f"nothing pending at scale {options.scale}")
         return
     device = runner.usual_device(options.scale)
-    cost, uncounted = runner.hours(tasks, runner.recorded(options.scale, _out(options), records.PUBLISHED), device)
+    recorded = runner.recorded(options.scale, _out(options), records.PUBLISHED)
+    cost, uncounted = runner.hours([task.recipe for task in tasks], recorded, device)
     without = f" ({uncounted} of them not counted: no recorded run tells what they cost)" if uncounted else ""
     print(
         f"{len(tasks)} runs can start, up to {cost:.1f} hours of one {'GPU' if device == 'cuda' else 'core'}{without}"

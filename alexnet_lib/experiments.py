@@ -399,3 +399,22 @@ def arms(experiment: str, scale: str) -> tuple[Arm, ...]:
         raise unknown("experiment", experiment, EXPERIMENTS)
     check_scale(scale)
     return EXPERIMENTS[experiment](scale)
+
+
+def needed(scale: str) -> dict[str, list[Recipe]]:
+    """Return by experiment the recipes of all runs of a scale, each once: under the first that needs it.
+
+    A search's choice isn't known here: the seeds stand there with the first rate of their arm, at the same cost.
+
+    Raises:
+        StudyError: no such scale.
+    """
+    found: dict[str, list[Recipe]] = {}
+    seen: set[str] = set()
+    for name in EXPERIMENTS:
+        for arm in arms(name, scale):
+            for recipe in [replace(arm.recipe, rate=rate) for rate in arm.rates] + arm.recipes(arm.recipe.rate):
+                if recipe.id not in seen:
+                    seen.add(recipe.id)
+                    found.setdefault(name, []).append(recipe)
+    return found

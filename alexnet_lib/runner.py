@@ -116,23 +116,28 @@ def recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record]
     return [record for place in folders for record in records.read(place, scale=scale)]
 
 
-def epoch_seconds(recorded: Sequence[Record], device: str) -> dict[tuple[str, str], float]:
-    """Return the median seconds of an epoch recorded on ``cpu`` or ``cuda``, by data set and network."""
-    seconds: dict[tuple[str, str], list[float]] = {}
+Price = tuple[str, str, str]
+"""What the seconds of an epoch depend on: data set, precision and network."""
+
+
+def epoch_seconds(recorded: Sequence[Record], device: str) -> dict[Price, float]:
+    """Return the median seconds of an epoch recorded on ``cpu`` or ``cuda``."""
+    seconds: dict[Price, list[float]] = {}
     for run in recorded:
         if records.on_gpu(run) != (device == "cuda"):
             continue
-        key = run["recipe"]["data"], run["recipe"]["net"]
+        key = run["recipe"]["data"], run["recipe"]["precision"], run["recipe"]["net"]
         seconds.setdefault(key, []).extend(epoch["seconds"] for epoch in run["history"])
     return {key: statistics.median(each) for key, each in seconds.items() if each}
 
 
-def _seconds(recipe: Recipe, known: Mapping[tuple[str, str], float]) -> float | None:
-    """Return the seconds that an epoch will take: as recorded on the same data, None without such a record.
+def _seconds(recipe: Recipe, known: Mapping[Price, float]) -> float | None:
+    """Return the seconds that an epoch will take: as recorded on the same data in the same precision, or None.
 
     Where the network has no record, the seconds of the one most like it are scaled by the operations of both.
     """
-    nets = {net: seconds for (name, net), seconds in known.items() if name == recipe.data}
+    alike = recipe.data, recipe.precision
+    nets = {net: seconds for (*kind, net), seconds in known.items() if tuple(kind) == alike}
     if not nets:
         return None
     wanted = models.training_flops(recipe.net)
@@ -140,20 +145,20 @@ def _seconds(recipe: Recipe, known: Mapping[tuple[str, str], float]) -> float | 
     return nets[near] * wanted / models.training_flops(near)
 
 
-def _hours(recipe: Recipe, known: Mapping[tuple[str, str], float]) -> float | None:
+def _hours(recipe: Recipe, known: Mapping[Price, float]) -> float | None:
     """Return the hours that a run will take if it goes through all its epochs, None where nothing tells."""
     seconds = _seconds(recipe, known)
     return None if seconds is None else (recipe.epochs + 4 * recipe.pretrain) * seconds / 3600  # in all four turns
 
 
-def hours(tasks: Sequence[Task], recorded: Sequence[Record], device: str) -> tuple[float, int]:
-    """Estimate the hours that tasks take on one core (``cpu``) or GPU (``cuda``), from epochs recorded on such.
+def hours(recipes: Sequence[Recipe], recorded: Sequence[Record], device: str) -> tuple[float, int]:
+    """Estimate the hours that runs take on one core (``cpu``) or GPU (``cuda``), from epochs recorded on such.
 
     A run counts with all its epochs, though a target or an abandoned search may end it sooner. Also returned: the
-    tasks left out, on data without any such record.
+    number of those left out, for want of a record on their data and in their precision.
     """
     known = epoch_seconds(recorded, device)
-    each = [_hours(task.recipe, known) for task in tasks]
+    each = [_hours(recipe, known) for recipe in recipes]
     return sum(found for found in each if found is not None), each.count(None)
 
 

@@ -30,9 +30,9 @@ from typing import Any
 import nbformat
 import yaml
 
-from alexnet_lib import claims, machine, notebooks, records
+from alexnet_lib import claims, experiments, machine, notebooks, records, runner
 from alexnet_lib.__main__ import COMMANDS
-from alexnet_lib.recipes import StudyError
+from alexnet_lib.recipes import Recipe, StudyError
 
 BOOK = Path(__file__).resolve().parent
 PROJECT = BOOK.parent
@@ -288,6 +288,7 @@ def write_status(scale: str, seconds: dict[str, float]) -> None:
         )
         if groups
         else f"There are no records at scale {scale}.\n",
+        "costs": costs(scale),
     }
     for name, text in tables.items():
         (STAGE / f"_status_{name}.txt").write_text(text)
@@ -316,6 +317,27 @@ def summary(runs: list[dict[str, Any]]) -> tuple[str, str, str, str]:
         ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())),
         ", ".join(commits),
     )
+
+
+def costs(scale: str) -> str:
+    """Return what a scale's runs take on one core, by the epochs that each kind of CPU recorded."""
+    units: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for run in records.read(scale=scale):
+        if not records.on_gpu(run):
+            units[run["provenance"]["cpu_capability"]].append(run)
+    if not units:
+        return f"There are no records of a CPU at scale {scale}.\n"
+
+    def spent(recipes: list[Recipe], unit: str) -> str:
+        hours, uncounted = runner.hours(recipes, units[unit], "cpu")
+        if uncounted == len(recipes):
+            return "not recorded"
+        return f"{hours:.1f}" + (f", without {uncounted} runs" if uncounted else "")
+
+    needed = experiments.needed(scale)
+    needed["all"] = [recipe for recipes in needed.values() for recipe in recipes]
+    rows = [(name, str(len(each)), *(spent(each, unit) for unit in sorted(units))) for name, each in needed.items()]
+    return table(["Experiment", "Runs", *(f"Hours, {unit}" for unit in sorted(units))], rows)
 
 
 def table(head: list[str], rows: Sequence[tuple[str, ...]]) -> str:

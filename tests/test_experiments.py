@@ -479,3 +479,18 @@ def test_no_two_runs_of_an_experiment_share_an_identity(experiment: str) -> None
 
 def test_arms_of_an_experiment_have_names_of_their_own() -> None:
     assert all(len(named(name, scale)) == len(experiments.arms(name, scale)) for name, scale in EVERYTHING)
+
+
+@pytest.mark.parametrize("scale", experiments.SCALES)
+def test_a_scale_needs_every_arm_s_grid_and_seeds_and_each_run_once(scale: str) -> None:
+    wanted = {
+        replace(arm.recipe, rate=rate, seed=seed).id
+        for _, at, arm in ARMS
+        if at == scale
+        for rate, seed in [
+            *((rate, arm.recipe.seed) for rate in arm.rates),
+            *((arm.recipe.rate, seed) for seed in range(arm.seeds)),
+        ]
+    }
+    needed = [recipe.id for recipes in experiments.needed(scale).values() for recipe in recipes]
+    assert sorted(needed) == sorted(wanted)

@@ -981,12 +981,12 @@ def test_a_gpu_trains_a_few_runs_side_by_side() -> None:
 
 def test_a_run_costs_its_epochs_at_the_recorded_seconds_of_its_network() -> None:
     task = Task("tiny", "smoke", "relu", replace(TINY, epochs=100), search=False)
-    assert runner.hours([task], [record(task, [0.9, 0.8])], "cpu") == (pytest.approx(100 / 3600), 0)
+    assert runner.hours([task.recipe], [record(task, [0.9, 0.8])], "cpu") == (pytest.approx(100 / 3600), 0)
 
 
 def test_pre_training_costs_four_epochs_for_each_of_its_own() -> None:
     task = Task("tiny", "smoke", "relu", replace(TINY, epochs=100, pretrain=5), search=False)
-    assert runner.hours([task], [record(task, [0.9])], "cpu") == (pytest.approx(120 / 3600), 0)
+    assert runner.hours([task.recipe], [record(task, [0.9])], "cpu") == (pytest.approx(120 / 3600), 0)
 
 
 def test_another_network_s_seconds_are_scaled_by_the_operations_of_both() -> None:
@@ -994,7 +994,7 @@ def test_another_network_s_seconds_are_scaled_by_the_operations_of_both() -> Non
         Task("tiny", "smoke", net, replace(TINY, net=net), search=False) for net in ("cifar-19pct", "cifar-13pct")
     )
     ratio = models.training_flops("cifar-13pct") / models.training_flops("cifar-19pct")
-    found, _ = runner.hours([wanted], [record(known, [0.9])], "cpu")
+    found, _ = runner.hours([wanted.recipe], [record(known, [0.9])], "cpu")
     assert found == pytest.approx(wanted.recipe.epochs * ratio / 3600)
 
 
@@ -1002,10 +1002,11 @@ def test_seconds_of_a_gpu_say_nothing_about_a_core() -> None:
     task = Task("tiny", "smoke", "relu", replace(TINY, epochs=100), search=False)
     there = record(task, [0.9])
     there["provenance"]["device"] = "NVIDIA H100"
-    assert runner.hours([task], [there], "cpu") == (0.0, 1)
-    assert runner.hours([task], [there], "cuda") == (pytest.approx(100 / 3600), 0)
+    assert runner.hours([task.recipe], [there], "cpu") == (0.0, 1)
+    assert runner.hours([task.recipe], [there], "cuda") == (pytest.approx(100 / 3600), 0)
 
 
-def test_a_run_on_data_without_any_record_is_counted_as_unknown() -> None:
-    task = Task("tiny", "smoke", "relu", replace(TINY, data="cifar10"), search=False)
-    assert runner.hours([task], [record(RELU, [0.9])], "cpu") == (0.0, 1)
+@pytest.mark.parametrize("other", [{"data": "cifar10"}, {"precision": "bf16"}])
+def test_a_run_unlike_every_record_is_counted_as_unknown(other: dict[str, Any]) -> None:
+    task = Task("tiny", "smoke", "relu", replace(TINY, **other), search=False)
+    assert runner.hours([task.recipe], [record(RELU, [0.9])], "cpu") == (0.0, 1)

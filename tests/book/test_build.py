@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import nbformat
 import pytest
+from studies import TINY, add_experiment, move_in, record
 
+from alexnet_lib import experiments, records
+from alexnet_lib.experiments import Arm
 from alexnet_lib.recipes import StudyError
+from alexnet_lib.runner import Task
 
 BUILD = Path(__file__).resolve().parents[2] / "book" / "build.py"
 
@@ -87,6 +92,24 @@ def test_the_line_on_every_page_tells_own_runs_from_published_ones(build: Module
     assert build.announcement("laptop", runs, own=False) == "Published runs, scale <b>laptop</b>."
     assert build.announcement("gpu", runs, own=True) == "Your own runs, scale <b>gpu</b>, 2026-01-02."
     assert "tests no claim" in build.announcement("smoke", [], own=True)
+
+
+def test_what_runs_take_is_told_for_each_kind_of_cpu_by_its_own_records(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    move_in(monkeypatch, tmp_path)
+    monkeypatch.setattr(experiments, "EXPERIMENTS", {})
+    long = replace(TINY, epochs=1800)
+    add_experiment(monkeypatch, [Arm(name="relu-tiny", recipe=long, seeds=2, rates=(0.01, 0.02, 0.005))])
+    assert "no records of a CPU" in build.costs("smoke")
+    for unit, precision in (("FAST", "float32"), ("SLOW", "bf16")):
+        recipe = replace(long, precision=precision)
+        run = record(Task("tiny", "smoke", "relu-tiny", recipe, search=False), [0.9])  # of one second
+        run["provenance"]["cpu_capability"] = unit
+        records.append(run)
+    page = build.costs("smoke")
+    assert "<th>Hours, FAST</th><th>Hours, SLOW</th>" in page
+    assert "<td>tiny</td><td>4</td><td>2.0</td><td>not recorded</td>" in page
 
 
 def test_mathjax_comes_as_one_file_from_its_package(build: ModuleType) -> None:
