@@ -261,3 +261,9 @@ def test_a_committed_notebook_holds_no_date_address_or_trailing_semicolon(notebo
 def test_a_committed_notebook_was_run_with_its_own_parameters(notebook: Path) -> None:
     tags = [tag for cell in cells(notebook) for tag in cell["metadata"].get("tags", [])]
     assert "injected-parameters" not in tags
+
+
+@every
+def test_the_book_shows_no_code_unasked(notebook: Path) -> None:
+    tags = [" ".join(cell["metadata"].get("tags", [])) for cell in code(notebook)]
+    assert [number for number, words in enumerate(tags) if not re.search(r"\b(hide|remove)-", words)] == []
