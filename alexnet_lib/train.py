@@ -422,6 +422,7 @@ class Trainer:
 
         Errors of one view, and of five and ten where the recipe crops (P §4.1).
         """
+        begin = self._clock()
         last, labels = self.history[-1], self.data.test.labels
         which = "corners" if self.recipe.crop else "centre"
         seen = self._probabilities(parallel.shard(self.data.test.images), which)
@@ -433,6 +434,7 @@ class Trainer:
             mean = parallel.gather(mine, len(labels))
             scores[f"test_error{suffix}"] = error_rate(mean, labels)
             scores[f"test_error_top5{suffix}"] = error_rate(mean, labels, k=5)
+        self.seconds["evaluate"] += self._clock() - begin
         return scores, mean
 
     def save(self, path: Path) -> None:

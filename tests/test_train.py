@@ -432,6 +432,15 @@ def test_the_views_five_are_the_unreflected_ones_and_the_single_one_is_the_centr
     }
 
 
+def test_the_views_at_the_end_are_counted_as_evaluation(recipe: Recipe, small: Dataset) -> None:
+    trainer = Trainer(recipe, small, CPU)
+    trainer.run_epoch()
+    before = dict(trainer.seconds)
+    trainer.final_scores()
+    assert trainer.seconds.pop("evaluate") > before.pop("evaluate")
+    assert trainer.seconds == before
+
+
 @pytest.mark.parametrize(("crop", "views"), [(0, "centre"), (24, "corners")])
 def test_the_probabilities_are_the_mean_over_the_views_of_each_test_image(
     recipe: Recipe, small: Dataset, crop: int, views: str
