@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alexnet_lib import experiments, models
+from alexnet_lib import experiments, models, records
 from alexnet_lib.recipes import PAPER_BATCH
 from alexnet_lib.records import Record
 
@@ -52,20 +52,23 @@ def bound() -> float:
     return PAPER_BATCH / max(arithmetic, memory)
 
 
-def measured(recorded: Sequence[Record]) -> dict[str, tuple[float, int]]:
-    """Return by device the images a second at which the paper's network was trained, and by how many runs.
+def measured(recorded: Sequence[Record]) -> dict[tuple[str, str], tuple[float, int]]:
+    """Return by device and precision the images a second at which the paper's network was trained, by how many runs.
 
-    From the records of networks of its size, by the operations of both: of each run its median epoch, since a machine
-    may stall in one, and of the runs the median. Runs that share a device are each slower than one alone.
+    The precision of a CPU has its vector unit beside it. From the records of networks of its size, by the operations
+    of both: of each run its median epoch, since a machine may stall in one, and of the runs the median. Runs that
+    share a device are each slower than one alone.
     """
-    rates: dict[str, list[float]] = {}
+    rates: dict[tuple[str, str], list[float]] = {}
     for run in recorded:
         net, images = run["recipe"]["net"], run["data"].get("train")
         if images and run["history"] and models.NETS[net].image_size == models.FULL.image:
             rate = images / statistics.median(epoch["seconds"] for epoch in run["history"])
             scaled = rate * models.training_flops(net) / INPUTS["operations"].value
-            rates.setdefault(run["provenance"]["device"], []).append(scaled)
-    return {device: (statistics.median(each), len(each)) for device, each in rates.items()}
+            unit = "" if records.on_gpu(run) else f", {run['provenance']['cpu_capability']}"
+            key = run["provenance"]["device"], f"{run['recipe']['precision']}{unit}"
+            rates.setdefault(key, []).append(scaled)
+    return {key: (statistics.median(each), len(each)) for key, each in rates.items()}
 
 
 def runs(scale: str) -> dict[str, float]:

@@ -111,7 +111,7 @@ def record(
         "history": past,
         "scores": dict(scores or ({"test_error": past[-1]["test_error"]} if past else {})),
         "cost": {"train_seconds": 1800.0, "evaluate_seconds": 1800.0, "peak_memory_bytes": 1.0},
-        "provenance": {"commit": "0" * 40, "dirty": False, "device": "cpu"},
+        "provenance": {"commit": "0" * 40, "dirty": False, "device": "cpu", "cpu_capability": "AVX2"},
     }
 
 

@@ -68,18 +68,32 @@ def trained(arm: Arm, images: int, device: str, **changes: object) -> dict[str, 
 
 def test_rates_are_medians_of_the_runs_of_each_device() -> None:
     runs = [trained(WHOLE, images, "a GPU", seed=seed) for seed, images in enumerate((100, 300, 200))]
-    assert plan.measured([*runs, trained(WHOLE, 5, "cpu")]) == {"a GPU": (200.0, 3), "cpu": (5.0, 1)}
+    assert plan.measured([*runs, trained(WHOLE, 5, "cpu")]) == {
+        ("a GPU", "float32"): (200.0, 3),
+        ("cpu", "float32, AVX2"): (5.0, 1),
+    }
+
+
+def test_rates_of_precisions_and_of_kinds_of_cpu_are_kept_apart() -> None:
+    runs = [trained(WHOLE, images, "cpu", precision=name) for images, name in ((10, "float32"), (30, "bf16"))]
+    other = trained(WHOLE, 20, "cpu")
+    other["provenance"]["cpu_capability"] = "AVX512"  # type: ignore[index]
+    assert plan.measured([*runs, other]) == {
+        ("cpu", "float32, AVX2"): (10.0, 1),
+        ("cpu", "bf16, AVX2"): (30.0, 1),
+        ("cpu", "float32, AVX512"): (20.0, 1),
+    }
 
 
 def test_an_epoch_in_which_the_machine_stalled_does_not_count() -> None:
     run = trained(WHOLE, 100, "cpu")
     run["history"] = [{**run["history"][0], "seconds": seconds} for seconds in (2.0, 900.0, 2.0)]  # type: ignore[index]
-    assert plan.measured([run]) == {"cpu": (50.0, 1)}
+    assert plan.measured([run]) == {("cpu", "float32, AVX2"): (50.0, 1)}
 
 
 def test_a_cheaper_network_s_rate_is_scaled_to_the_paper_s_by_their_operations() -> None:
     half = replace(WHOLE, recipe=replace(WHOLE.recipe, net="alexnet-paper-half-width"))
-    (rate, _) = plan.measured([trained(half, 1000, "a GPU")])["a GPU"]
+    (rate, _) = plan.measured([trained(half, 1000, "a GPU")])["a GPU", "float32"]
     assert rate == pytest.approx(1000 * 1145.461824 / 4135.610496)
 
 
