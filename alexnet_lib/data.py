@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from alexnet_lib import images, store
-from alexnet_lib.dataset import ROOT_VARIABLE, Dataset, Split, digest, resident
+from alexnet_lib.dataset import Dataset, Split, digest, resident
+from alexnet_lib.files import ROOT_VARIABLE
 from alexnet_lib.recipes import StudyError, unknown
 
 CIFAR10_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"

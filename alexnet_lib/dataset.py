@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from alexnet_lib.images import Report
     from alexnet_lib.store import Jpegs
 
-ROOT_VARIABLE = "ALEXNET_DATA"
-"""Names the folder of all data sets, the data root."""
-
 
 @dataclass(frozen=True, eq=False)
 class Moments:

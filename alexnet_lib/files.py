@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from alexnet_lib.recipes import StudyError
+
+ROOT_VARIABLE = "ALEXNET_DATA"
+"""Names the folder of all data sets, the data root."""
 
 
 @contextlib.contextmanager
@@ -44,6 +46,8 @@ def load_tensors(path: Path) -> Any:
         zipfile.BadZipFile: a checksum is wrong, at which torch itself does not look.
         OSError, RuntimeError, EOFError, pickle.UnpicklingError: the file is missing, cut short, or holds code.
     """
+    import torch  # takes seconds, which commands that compute nothing don't need
+
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:

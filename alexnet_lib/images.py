@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from alexnet_lib import machine
-from alexnet_lib.dataset import ROOT_VARIABLE, Dataset, Split, digest
+from alexnet_lib.dataset import Dataset, Split, digest
+from alexnet_lib.files import ROOT_VARIABLE
 from alexnet_lib.recipes import StudyError, unknown
 
 if TYPE_CHECKING:

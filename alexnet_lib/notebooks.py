@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
-from alexnet_lib.dataset import ROOT_VARIABLE
-from alexnet_lib.files import atomic_write
+from alexnet_lib.files import ROOT_VARIABLE, atomic_write
 from alexnet_lib.recipes import StudyError, unknown
-from alexnet_lib.records import PROJECT
 
-FOLDER = PROJECT / "notebooks"
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 FOLDERS = (ROOT_VARIABLE, "ALEXNET_RUNS", "ALEXNET_CACHE")
 """Variables that name folders."""
 
