@@ -27,7 +27,7 @@ help:
 	@echo "make book              4 min            build the book from the published records, print its front page"
 	@echo "make book SCALE=smoke  6 min            the same after training every experiment on generated images"
 	@echo "                                        (SCALE=laptop: real data, hours on 2 cores; SCALE=gpu: one GPU)"
-	@echo "make test              12 min           lint, tests, published numbers, smoke training, pages of the book"
+	@echo "make test              13 min           lint, tests, published numbers, smoke training, pages of the book"
 	@echo "                                        (JOBS=n processes; else two to four, by cores and memory)"
 	@echo "make smoke             5 min            only the smoke training: each notebook once on generated images"
 	@echo "make lint              1 min            ruff and mypy; seconds when nothing changed"
