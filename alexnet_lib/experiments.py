@@ -63,7 +63,7 @@ def _relu_vs_tanh(scale: str) -> tuple[Arm, ...]:
         return ()
     base = Recipe(decay=0.0, target_error=TARGET, epochs=80)
     if scale == "smoke":  # no search, and only the two recipes that the claims are about
-        base = replace(base, data="synthetic:train=200,test=100", batch=16, epochs=8)
+        base = replace(base, data="synthetic:classes=3,train=90,test=30", batch=10, epochs=5)
     if scale == "gpu":
         base = replace(base, precision="tf32")
     many, few = {"smoke": (2, 0), "laptop": (5, 3), "gpu": (20, 10)}[scale]

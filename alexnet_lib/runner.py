@@ -524,6 +524,9 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
     if pending([experiment], scale, folder):
         records.check_folder(folder)
         session = Session(device=device_for(scale), folder=folder, quiet=True, again=retrain)
-        for _ in run_here([experiment], scale, session):
-            pass
+        if scale == "smoke":  # runs of a second, less than a process takes to import torch
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                list(run([experiment], scale, session, thread))
+        else:
+            list(run_here([experiment], scale, session))
     return evidence.results(experiment, scale, folder)

@@ -37,7 +37,7 @@ from studies import (
     write,
 )
 
-from alexnet_lib import data, evidence, models, records, runner
+from alexnet_lib import data, evidence, experiments, machine, models, records, runner
 from alexnet_lib import train as training
 from alexnet_lib.experiments import Arm
 from alexnet_lib.recipes import Recipe, StudyError
@@ -866,6 +866,23 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ALEXNET_RUNS")
+
+
+@pytest.mark.parametrize(("scale", "started"), [("smoke", []), ("laptop", [3])])
+def test_a_notebook_starts_no_process_for_runs_of_a_second(
+    trained: list[str], monkeypatch: pytest.MonkeyPatch, scale: str, started: list[int]
+) -> None:
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", lambda scale: ARMS)  # at every scale
+    asked: list[int] = []
+
+    def workers(device: str, jobs: int) -> ThreadPoolExecutor:
+        asked.append(jobs)
+        return ThreadPoolExecutor(1)
+
+    monkeypatch.setattr(runner, "workers", workers)
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    study("tiny", scale)
+    assert (asked, len(trained)) == (started, 10)
 
 
 @pytest.mark.usefixtures("at_home")
