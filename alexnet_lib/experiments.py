@@ -96,7 +96,7 @@ RATE = 0.01
 RATES = (0.01, 0.02, 0.005)
 SMOKE_IMAGES = 80
 LENGTHS: dict[str, dict[str, Any]] = {
-    "smoke": {"data": f"synthetic:train={SMOKE_IMAGES},test=40", "batch": 10, "epochs": 3, "cuts": (2,)},
+    "smoke": {"data": f"synthetic:train={SMOKE_IMAGES},test=20", "batch": 10, "epochs": 2, "cuts": (1,)},
     "laptop": {"epochs": 16, "cuts": (11, 14)},
     "gpu": {"epochs": 100, "cuts": (70, 90), "precision": "tf32"},
 }
