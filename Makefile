@@ -21,7 +21,7 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PHYS_PAGES") * 
 .NOTPARALLEL:
 .PHONY: help setup book test lint smoke clean distclean lock
 
-# Times are of 2 cores with AVX2 only and without other work, rounded up; with AVX-512 half of it.
+# Times are of 2 cores with AVX2 only and without other work, rounded up; with AVX-512 about half of it.
 help:
 	@echo "target                 cost             what it does"
 	@echo "make book              4 min            build the book from the published records, print its front page"

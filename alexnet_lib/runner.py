@@ -524,7 +524,7 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
     if pending([experiment], scale, folder):
         records.check_folder(folder)
         session = Session(device=device_for(scale), folder=folder, quiet=True, again=retrain)
-        if scale == "smoke":  # runs of a second, less than a process takes to import torch
+        if scale == "smoke":  # runs of seconds: processes take as long to import torch
             with concurrent.futures.ThreadPoolExecutor(1) as thread:
                 list(run([experiment], scale, session, thread))
         else:

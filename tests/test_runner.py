@@ -869,7 +869,7 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("scale", "started"), [("smoke", []), ("laptop", [3])])
-def test_a_notebook_starts_no_process_for_runs_of_a_second(
+def test_a_notebook_starts_no_process_for_runs_of_seconds(
     trained: list[str], monkeypatch: pytest.MonkeyPatch, scale: str, started: list[int]
 ) -> None:
     monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", lambda scale: ARMS)  # at every scale
