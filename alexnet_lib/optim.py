@@ -40,11 +40,12 @@ class PaperSGD:
             if weights[0].is_cuda and group["momentum"]:  # without one torch's kernel wants no velocities
                 self._fused(weights, gradients, velocities, group)
                 continue
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, gradients, alpha=-group["rate"])
-            if group["decay"]:
-                torch._foreach_add_(velocities, weights, alpha=-group["rate"] * group["decay"])
-            torch._foreach_add_(weights, velocities)
+            # Weight by weight, not by torch._foreach_*: a CPU then finds in its caches what the line before met.
+            for w, gradient, velocity in zip(weights, gradients, velocities, strict=True):
+                velocity.mul_(group["momentum"]).add_(gradient, alpha=-group["rate"])
+                if group["decay"]:
+                    velocity.add_(w, alpha=-group["rate"] * group["decay"])
+                w.add_(velocity)
 
     def zero_grad(self) -> None:
         """Let go of the gradients."""

@@ -231,9 +231,9 @@ class Trainer:
         )
         shifts = self._colour_shifts(len(train))
         # On a GPU a few hundred small batches are made at once, so that launching their kernels costs nothing; on a
-        # CPU each for itself, so that it stays in the cache.
+        # CPU a few, which share the cost of the calls and stay in the caches.
         batch_values = self.recipe.batch * self.inputs.size**2 * 3
-        ahead = 1 if device.type == "cpu" else max(1, AHEAD // batch_values)
+        ahead = max(1, (augment.CACHED if device.type == "cpu" else AHEAD) // batch_values)
         mine = [parallel.shard(batch) for batch in torch.split(order, self.recipe.batch)]
         groups = [mine[start : start + ahead] for start in range(0, len(mine), ahead)]
         chunks = [torch.cat(group) for group in groups]
