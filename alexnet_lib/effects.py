@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from alexnet_lib import filters
@@ -140,8 +141,24 @@ def epochs_to(arm: ArmResult, level: float, key: str = "train_error") -> dict[in
 
 def slow_down(results: Results, level: float = LEVEL) -> Estimate | None:
     """Return how many times the epochs dropout takes to a training error of ``level``, after the epoch (P §4.2)."""
-    base, without = (epochs_to(results[name], level, "train_error_after") for name in ("base", "no-dropout"))
+    base, without = _to_level(results, level)
     return paired_ratio(base, without)
+
+
+def only_after_cut(results: Results, level: float = LEVEL) -> bool:
+    """Return whether with dropout every pair's run came to ``level`` after the first cut of the rate, without before.
+
+    The cut lets the error fall at once, so that their ratio is then smaller than dropout alone would make it.
+    """
+    base, without = _to_level(results, level)
+    cuts, pairs = results["base"].arm.recipe.cuts, base.keys() & without.keys()
+    return bool(cuts and pairs) and all(without[seed] <= cuts[0] < base[seed] for seed in pairs)
+
+
+def _to_level(results: Results, level: float) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the epochs to a training error after the epoch, by seed, with dropout and without."""
+    base, without = (epochs_to(results[name], level, "train_error_after") for name in ("base", "no-dropout"))
+    return base, without
 
 
 def subsets(base: ArmResult, most: int = 50) -> dict[int, list[float]]:
@@ -208,3 +225,8 @@ def ensembles(base: ArmResult, size: int) -> list[tuple[float, float, float]]:
 def specialised(arm: ArmResult) -> dict[int, filters.Split]:
     """Return by seed how the towers of an arm's networks share the colour between them."""
     return {seed: filters.split(arm.kept(seed)["conv1"]) for seed in _keeping(arm)}
+
+
+def against_control(count: int, of: int, control: int, controls: int) -> float:
+    """Return the p-value of ``count`` networks ``of`` all, were they as frequent as among the controls (Fisher's)."""
+    return float(stats.fisher_exact([[count, of - count], [control, controls - control]], "greater").pvalue)

@@ -456,6 +456,8 @@ def test_neighbours_are_judged_on_a_laptop_by_the_reduced_network(
     found, judged = judge(claim, results_of(tmp_path, "alexnet", *runs), "laptop")
     assert found
     assert (found.values, found.unit, judged) == (pytest.approx(tuple(gains)), "points", expected)
+    limits = "of the class alone, not of the pixels; on a reduced network and ten classes"
+    assert (limits in found.why) == (judged != "inconclusive")
 
 
 def test_neighbours_are_judged_on_a_gpu_by_the_full_network_of_the_paper(tmp_path: Path) -> None:
@@ -464,6 +466,8 @@ def test_neighbours_are_judged_on_a_gpu_by_the_full_network_of_the_paper(tmp_pat
     found, judged = judge(claim, results_of(tmp_path, "alexnet", *runs, scale="gpu"), "gpu")
     assert found
     assert (found.n, judged) == (10, "reproduced")
+    assert "of the class alone" in found.why
+    assert "reduced" not in found.why
 
 
 def dropout(folder: Path, with_: Sequence[int], without: Sequence[int]) -> tuple[Estimate | None, str]:
@@ -490,6 +494,23 @@ def dropout(folder: Path, with_: Sequence[int], without: Sequence[int]) -> tuple
 def test_the_slow_down_of_dropout_is_judged_as_a_ratio(tmp_path: Path, with_: list[int], expected: str) -> None:
     found, judged = dropout(tmp_path, with_, [10, 10, 10])
     assert (found.values if found else (), judged) == (pytest.approx([n / 10 for n in with_]), expected)
+
+
+@pytest.mark.parametrize(
+    ("with_", "without", "helped"),
+    [
+        ([12, 13, 12], [10, 11, 9], True),  # the rate is cut after 11 epochs
+        ([12, 13, 11], [10, 11, 9], False),  # one got there before the cut
+        ([14, 15, 16], [10, 12, 9], False),  # so did one without dropout after it
+        ([12, 13, 10], [10, 11, 11], False),
+    ],
+)
+def test_the_slow_down_of_dropout_tells_where_a_cut_of_the_rate_helped_one_side_alone(
+    tmp_path: Path, with_: list[int], without: list[int], helped: bool
+) -> None:
+    found, _ = dropout(tmp_path, with_, without)
+    assert found
+    assert ("by the cut of the rate alone" in found.why) == helped
 
 
 LAYERS = ("no-conv3", "no-conv4", "no-conv5")
@@ -565,7 +586,7 @@ def test_depth_prints_the_effect_least_in_the_paper_s_favour_with_the_largest_p_
     differences = {"no-conv3": [-2.1, -2.0, -1.9], "no-conv4": [-0.5, -0.4, -0.45], "no-conv5": [-5.0, -1.0, -2.0]}
     found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences), "laptop")
     assert found
-    assert (found.note, judged) == ("conv4, least in the paper's favour of 3 of 3", "inconclusive")
+    assert (found.note, judged) == ("conv4, of 3 layers the one least in the paper's favour", "inconclusive")
     assert found.values == pytest.approx((-0.5, -0.4, -0.45))
     assert found.p == pytest.approx(float(stats.ttest_1samp(differences["no-conv5"], 0).pvalue))
 
@@ -588,7 +609,7 @@ def test_depth_is_open_while_a_layer_lacks_runs(tmp_path: Path, lacking: dict[st
     found, judged = judge(BY_ID["depth"], without_a_layer(tmp_path, differences), "laptop")
     assert found
     assert (found.note.split(", ")[1], judged) == (
-        f"least in the paper's favour of {2 if lacking == {'no-conv4': []} else 3} of 3",
+        f"of {2 if lacking == {'no-conv4': []} else 3} layers the one least in the paper's favour",
         "inconclusive",
     )
     assert found.why == "open, 1 of 3 layers can't be judged yet"
@@ -683,6 +704,25 @@ def test_towers_are_judged_from_the_kernels_that_the_runs_kept(tmp_path: Path) -
     found, judged = judge(BY_ID["towers-specialise"], results_of(tmp_path, "two_towers", *runs), "laptop")
     assert found
     assert (found.values, judged) == ((100.0, 100.0, 100.0), "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("special", "said"),
+    [
+        (8, "not shown to be more than where nothing divides them (0 of 5, p = 0.051)"),
+        (9, "more than where nothing divides them (0 of 5, p = 0.03)"),
+    ],
+)
+def test_towers_stand_beside_networks_that_nothing_divides(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, special: int, said: str
+) -> None:
+    counts = {"base": [0.01] * special + [0.5] * (15 - special), "one-tower": [0.5] * 5}
+    monkeypatch.setattr(
+        effects, "specialised", lambda arm: {n: Split((), 0.5, p) for n, p in enumerate(counts[arm.arm.name])}
+    )
+    found, _ = judge(BY_ID["towers-specialise"], results_of(tmp_path, "two_towers"), "laptop")
+    assert found
+    assert f"by chance 5 % would; {said}" in found.why
 
 
 # --- the ledger ---------------------------------------------------------------------------------------------

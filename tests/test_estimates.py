@@ -245,8 +245,8 @@ def test_the_detectable_ratio_is_the_exponential_of_that_of_the_logarithms() -> 
 
 
 def printed(mean: float, unit: str, **more: object) -> Estimate:
-    """Return an estimate from three pairs with an interval of 1 either side, a bootstrap of a half."""
-    return Estimate(mean, mean - 1, mean + 1, (mean,) * 3, unit, (mean - 0.5, mean + 0.5), **more)  # type: ignore[arg-type]
+    """Return an estimate from five pairs with an interval of 1 either side, a bootstrap of a half."""
+    return Estimate(mean, mean - 1, mean + 1, (mean,) * 5, unit, (mean - 0.5, mean + 0.5), **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -268,6 +268,18 @@ def test_an_estimate_is_printed_with_its_unit_and_a_true_minus(
     assert (show(found), show_interval(found), show_bootstrap(found)) == (number, ends, again)
 
 
+@pytest.mark.parametrize(("pairs", "shown"), [(2, False), (3, False), (4, False), (5, True), (6, True)])
+def test_the_bootstrap_is_shown_from_five_pairs_on(pairs: int, shown: bool) -> None:
+    assert (show_bootstrap(made(spread(pairs))) != "–") == shown
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_three_values_the_bootstrap_is_always_35_to_40_per_cent_as_wide_as_the_t_interval(seed: int) -> None:
+    found = made(np.random.default_rng(seed).normal(size=3).tolist())
+    low, high = found.bootstrap
+    assert 0.345 < (high - low) / (found.high - found.low) < 0.405
+
+
 @pytest.mark.parametrize("unit", ["ratio", "points", "per cent"])
 def test_the_intervals_of_a_single_value_are_a_dash(unit: str) -> None:
     found = made([3.0], unit)
@@ -277,7 +289,7 @@ def test_the_intervals_of_a_single_value_are_a_dash(unit: str) -> None:
 def test_the_detectable_effect_is_printed_with_the_number_of_pairs() -> None:
     found = made(spread(5))
     assert show_missed(found) == (
-        "smallest effect that 5 pairs of this spread show with a chance of 80 %: 1.68 points"
+        "smallest effect that 5 pairs of this spread would detect with 80 % power: 1.68 points"
     )
 
 

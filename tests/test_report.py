@@ -157,7 +157,7 @@ def test_effects_stand_beside_the_paper_s_numbers_with_both_intervals() -> None:
         report.effects(
             {
                 "with minus without": ("-1.4 points", made([-1.0, -2.0])),
-                "a ratio": ("", made([2.0, 2.0], "ratio")),
+                "a ratio": ("", made([2.0] * 5, "ratio")),
                 "one pair": ("x", made([1.0])),
                 "none yet": ("6 x", None),
             }
@@ -165,8 +165,8 @@ def test_effects_stand_beside_the_paper_s_numbers_with_both_intervals() -> None:
     )
     columns = ["comparison", "paper", "ours", "95 % interval (t)", "bootstrap", "n"]
     assert [[row[column] for column in columns] for row in found] == [
-        ["with minus without", "-1.4 points", "−1.50 points", "−7.85 to +4.85", "−2.00 to −1.00", "2"],
-        ["a ratio", "–", "2.00 x", "2.00 to 2.00", "2.00 to 2.00", "2"],
+        ["with minus without", "-1.4 points", "−1.50 points", "−7.85 to +4.85", "–", "2"],
+        ["a ratio", "–", "2.00 x", "2.00 to 2.00", "2.00 to 2.00", "5"],
         ["one pair", "x", "+1.00 points", "–", "–", "1"],
         ["none yet", "6 x", "–", "–", "–", "0"],
     ]
@@ -227,7 +227,7 @@ def test_a_verdict_stands_below_the_claim_and_its_rule() -> None:
     [
         (["imagenet"], "scale imagenet"),
         (["laptop", "gpu"], "scale laptop and gpu"),
-        ([], "the scales (none here)"),
+        ([], "a scale (here none)"),
     ],
 )
 def test_a_rule_names_the_scales_that_its_file_has_a_key_for(scales: list[str], said: str) -> None:
@@ -239,7 +239,7 @@ def test_beside_an_inconclusive_effect_stands_what_it_could_have_missed() -> Non
     last = verdict(made([-1.0, 2.0]), "inconclusive")[-1]
     assert re.fullmatch(
         r"\*\*inconclusive\*\*: \+0\.50 points, interval −18\.56 to \+19\.56, n = 2\. "
-        r"Smallest effect that 2 pairs of this spread show with a chance of 80 %: [\d.]+ points",
+        r"Smallest effect that 2 pairs of this spread would detect with 80 % power: [\d.]+ points",
         last,
     )
 
