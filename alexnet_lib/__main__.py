@@ -199,6 +199,8 @@ def _alone(checkpoint: Path | None) -> Iterator[None]:
 
     from alexnet_lib import files, parallel
 
+    if checkpoint is not None and checkpoint.is_dir():
+        raise StudyError(f"checkpoint {checkpoint} is a folder: name a file")
     lock: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(True)
     if checkpoint is not None and parallel.rank() == 0:  # which writes it
         lock = files.try_lock(checkpoint.with_name(f"{checkpoint.name}.lock"))
@@ -518,10 +520,12 @@ def _bench(options: argparse.Namespace) -> None:
         raise StudyError(f"--rounds {options.rounds}: take 1 or more")
     if bool(options.input) != bool(options.source):
         raise StudyError("write: bench --input NAME --source FOLDER, of the pictures that the set was made of")
+    if options.input and options.device != "cpu":
+        raise StudyError("bench --input measures the processor: leave --device out")
     # A process like those that train: it has their settings of the memory allocator.
     with runner.workers(_device(options), 1) as executor:
         if options.input:
-            print(executor.submit(bench_input.report, options.input, options.source, rounds=options.rounds).result())
+            print(executor.submit(bench_input.report, options.input, options.source, options.rounds).result())
         else:
             executor.submit(bench.show, options.data, options.device, options.rounds).result()
 

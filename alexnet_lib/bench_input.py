@@ -20,20 +20,28 @@ from alexnet_lib.dataset import Dataset, parts
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.store import Jpegs
 
+IMAGES = 512
+"""Of the set that are read: its first training images."""
 
-def report(name: str, source: Path, *, images: int = 512, rounds: int = 5) -> str:
+
+def report(name: str, source: Path, rounds: int) -> str:
     """Measure how fast images of a prepared set come, beside torchvision's ``ImageFolder`` loop; return it as text.
 
     Torchvision reads the pictures in ``source`` that the set was made of, and the set's own JPEGs as files. Rates are
     of processor time, all threads together: images a second and core, whatever else the machine does.
+
+    Raises:
+        StudyError: ``name`` is no prepared set, or ``source`` has no folders of classes, which torchvision reads.
     """
     from torchvision.transforms.v2 import Resize
 
     torch.set_num_threads(1)
     whole = load(name)
-    data = chosen(whole, torch.arange(min(images, len(whole.train))))
+    data = chosen(whole, torch.arange(min(IMAGES, len(whole.train))))
     if isinstance(data.train.images, Tensor):
         raise StudyError(f"bench --input {name}: not a prepared set: make one with data prepare")
+    if not (source / "train").is_dir():
+        raise StudyError(f"bench --source {source}: needs pictures as train/CLASS/IMAGE, which torchvision reads")
     batch = min(128, len(data.train))
     recipe = Recipe(data=name, net="cifar-19pct", crop=224, flip=True, batch=batch)  # the net itself is not run
     with tempfile.TemporaryDirectory() as folder:

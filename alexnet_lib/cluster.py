@@ -60,7 +60,7 @@ def connect(address: str) -> Client:
         with socket.create_connection((url.hostname, url.port), ANSWER) as probe:
             probe.recv(1)
         return Client(f"tcp://{url.netloc}", timeout=ANSWER, set_as_default=False)
-    except OSError as error:
+    except (OSError, MemoryError) as error:  # Dask takes another service's greeting for a length
         raise StudyError(
             f"no Dask scheduler answers at {url.netloc} ({error}): start one there (`dask scheduler`), or correct "
             "the address"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from alexnet_lib import images, store
-from alexnet_lib.dataset import Dataset, Split, digest, resident
+from alexnet_lib.dataset import Dataset, Split, check_room, digest, resident
 from alexnet_lib.files import ROOT_VARIABLE
 from alexnet_lib.recipes import StudyError, unknown
 
@@ -71,7 +71,7 @@ def load(name: str, *, download: bool = True) -> Dataset:
     Raises:
         StudyError: an unknown name or option, a value out of range, or a set that is missing or damaged.
     """
-    kind, options = _options(name)
+    kind, options = options_of(name)
     if kind == "cifar10" and options:
         raise StudyError(f"data set 'cifar10' takes no options; given: {', '.join(options)}")
     if kind == "cifar10":
@@ -99,7 +99,7 @@ def some(name: str, part: str, rows: Sequence[int], *, of: int) -> Split:
     Raises:
         StudyError: what `load` raises; pictures on disk of another number.
     """
-    kind, options = _options(name)
+    kind, options = options_of(name)
     if kind in images.SOURCES:
         return images.some(kind, options, data_root(), part=part, rows=rows, of=of)
     whole = load(name, download=False)
@@ -108,8 +108,12 @@ def some(name: str, part: str, rows: Sequence[int], *, of: int) -> Split:
     return Split(resident(split.images[chosen]), split.labels[chosen])
 
 
-def _options(name: str) -> tuple[str, dict[str, str]]:
-    """Take a set's name apart, into its kind and its options."""
+def options_of(name: str) -> tuple[str, dict[str, str]]:
+    """Take a set's name apart, into its kind and its options.
+
+    Raises:
+        StudyError: an option without a value, or given twice.
+    """
     kind, _, text = name.partition(":")
     options: dict[str, str] = {}
     for item in text.split(",") if text else ():
@@ -229,7 +233,7 @@ def synthetic(*, size: int = 32, classes: int = 10, train: int = 1000, test: int
         seed: seed of both splits, 0 or more.
 
     Raises:
-        StudyError: an argument out of its range.
+        StudyError: an argument out of its range, or more images than the machine has memory for.
     """
     given = {"size": size, "classes": classes, "train": train, "test": test, "seed": seed}
     lowest = {"size": 8, "classes": 2, "train": 1, "test": 1, "seed": 0}
@@ -238,6 +242,7 @@ def synthetic(*, size: int = 32, classes: int = 10, train: int = 1000, test: int
         if not lowest[key] <= value <= highest.get(key, 2**31):
             bounds = f"{lowest[key]} to {highest.get(key, 2**31)}"
             raise StudyError(f"data set 'synthetic': {key}={value} should be {bounds}")
+    check_room("synthetic", train + test, size, "draw fewer, or smaller ones")
     generator = torch.Generator().manual_seed(seed)
     parts = [_draw(n, size, classes, generator) for n in (train, test)]
     changed = ",".join(f"{key}={value}" for key, value in given.items() if value != SYNTHETIC_DEFAULTS[key])

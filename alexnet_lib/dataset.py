@@ -6,6 +6,7 @@ import functools
 import hashlib
 import math
 import operator
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -248,6 +249,14 @@ def parts(images: Tensor | Jpegs, rows: Sequence[Tensor]) -> Iterator[Tensor]:
     if isinstance(images, Tensor):
         return (images.index_select(0, some) for some in rows)  # by whole images; [some] goes by bytes
     return images[torch.cat([*rows])].split([len(some) for some in rows])
+
+
+def check_room(name: str, count: int, size: int, remedy: str) -> None:
+    """Refuse ``count`` images of ``size`` pixels that take more memory than the machine has."""
+    need, have = count * size**2 * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if need > have:
+        memory = f"takes {need / 1e9:.3g} GB, and this machine has {have / 1e9:.3g} GB of memory"
+        raise StudyError(f"data set {name!r} {memory}: {remedy}")
 
 
 def resident(images: Tensor | Jpegs) -> Tensor:

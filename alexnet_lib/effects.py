@@ -229,4 +229,5 @@ def specialised(arm: ArmResult) -> dict[int, filters.Split]:
 
 def against_control(count: int, of: int, control: int, controls: int) -> float:
     """Return the p-value of ``count`` networks ``of`` all, were they as frequent as among the controls (Fisher's)."""
-    return float(stats.fisher_exact([[count, of - count], [control, controls - control]], "greater").pvalue)
+    table = np.array([[count, of - count], [control, controls - control]])
+    return float(stats.fisher_exact(table, "greater").pvalue)

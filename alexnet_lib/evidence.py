@@ -86,8 +86,6 @@ def abandon(history: Sequence[dict[str, Any]], rivals: Iterable[Record]) -> str 
     after 20 epochs it still guesses: more than 85 % errors.
     """
     done = len(history)
-    if done == 0:
-        return None
     if done >= 20 and history[-1]["train_error"] > 0.85:
         return "abandoned: still above 85 % training error after 20 epochs"
     finished = [record for record in rivals if math.isfinite(_merit(record)[0]) or _capped(record)]

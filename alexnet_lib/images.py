@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from alexnet_lib import machine
-from alexnet_lib.dataset import Dataset, Split, digest
+from alexnet_lib.dataset import Dataset, Split, check_room, digest
 from alexnet_lib.files import ROOT_VARIABLE
 from alexnet_lib.recipes import StudyError, unknown
 
@@ -123,10 +123,7 @@ def load(kind: str, options: Mapping[str, str], home: Path) -> Dataset:
     """
     found = _find(kind, options, home)
     count, size = sum(map(len, found.splits.values())), found.size
-    need, have = count * size**2 * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if need > have:
-        memory = f"takes {need / 1e9:.3g} GB, and this machine has {have / 1e9:.3g} GB of memory"
-        raise StudyError(f"data set {found.name!r} {memory}: give a smaller size=PIXELS")
+    check_room(found.name, count, size, "give a smaller size=PIXELS")
 
     kinds: Counter[str] = Counter()
     unreadable: list[str] = []
@@ -341,7 +338,8 @@ def prepare(file: str | BytesIO, out: NDArray[np.uint8]) -> tuple[list[str], str
     except Exception as error:  # decoders raise almost anything on damaged files
         why = str(getattr(error, "strerror", None) or error) or type(error).__name__
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING:
-            raise StudyError(f"image {file} was not read ({why}): see to that, then try again") from error
+            which = file if isinstance(file, str) else "in the Parquet files"
+            raise StudyError(f"image {which} was not read ({why}): see to that, then try again") from error
         return [], why
     return kinds, ""
 

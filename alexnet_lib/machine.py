@@ -36,6 +36,12 @@ def cpu_model() -> str:
     return named or platform.processor() or platform.machine()
 
 
+def described(device: torch.device) -> str:
+    """Return all of a machine that decides the last bits of what a run computes on ``device``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return f"{name}; {cpu_model()}; {torch.backends.cpu.get_cpu_capability()}; threads: {torch.get_num_threads()}"
+
+
 def peak_memory(device: torch.device) -> float:
     """Return the bytes that the device had in use at most; on a CPU this process, whatever else it has done."""
     if device.type == "cuda":

@@ -82,14 +82,14 @@ def process_group(device: str) -> Iterator[None]:
     Raises:
         StudyError: more processes on this machine than GPUs, or another process is gone.
     """
-    if launched():
-        if device == "cuda":
-            gpu, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-            if gpu >= gpus:
-                raise StudyError(f"torchrun: more processes than GPUs on a machine: take --nproc-per-node={gpus}")
-            torch.cuda.set_device(gpu)
-        distributed.init_process_group(store=_fresh_store(), rank=rank(), world_size=world(), timeout=ANSWER)
     try:
+        if launched():
+            if device == "cuda":
+                gpu, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+                if gpu >= gpus:
+                    raise StudyError(f"torchrun: more processes than GPUs on a machine: take --nproc-per-node={gpus}")
+                torch.cuda.set_device(gpu)
+            distributed.init_process_group(store=_fresh_store(), rank=rank(), world_size=world(), timeout=ANSWER)
         yield
     except RuntimeError as error:
         if not is_peer_failure(error):

@@ -24,17 +24,16 @@ class Input:
 
 INPUTS = {
     "images": Input(1_281_167, "training images", "ILSVRC-2012, counted by cuda-convnet2's data script"),
+    "validation images": Input(50_000, "images", "of the same"),
     "epochs": Input(experiments.PAPER_EPOCHS, "epochs", "the paper, section 5"),
     "operations": Input(models.training_flops(NET), "operations per image", "counted: forward and backward"),
     "parameters": Input(models.n_parameters(models.outline(NET)), "parameters", "counted from the layers"),
-    "moved": Input(3.25e9, "bytes per update of 128 images", "counted: every tensor once, weights and velocities in"),
-    "original": Input(110e3, "bytes per original", "median of 1,000 pictures of ImageNet, measured"),
-    "prepared": Input(22.3e3, "bytes per prepared picture", "mean of the same at 256 pixels, quality 90, measured"),
+    "originals": Input(147_897_477_120 + 6_744_924_160, "bytes", "ILSVRC2012_img_train.tar and its _val.tar"),
+    "prepared": Input(22.3e3, "bytes per prepared picture", "mean of 1,000 at 256 pixels, quality 90, measured"),
     "decoded": Input(4085, "pictures decoded per second per core", "simplejpeg, AMD EPYC of family 26, measured"),
     "pixels": Input(256 * 256 * 3, "bytes per decoded picture", "256 x 256 pixels of three colours"),
     "peak": Input(989e12, "operations per second, one H200 in bf16", "NVIDIA, data sheet of the SXM form, dense"),
-    "memory": Input(4.8e12, "bytes per second of its memory", "of the same"),
-    "link": Input(450e9, "bytes per second between GPUs, each way", "NVIDIA, fourth NVLink"),
+    "link": Input(450e9, "bytes per second between GPUs of a server, each way", "NVIDIA, fourth NVLink"),
     "watts": Input(700, "watts of an H200 at most", "NVIDIA, thermal design power of the SXM form"),
     "paper images": Input(experiments.PAPER_IMAGES, "training images", "the paper, section 5"),
     "paper days": Input(5.5, "days", "the paper, section 5: five to six"),
@@ -46,10 +45,8 @@ INPUTS = {
 
 
 def bound() -> float:
-    """Return the images a second that one of today's GPUs can't exceed: arithmetic or memory, whichever is slower."""
-    arithmetic = PAPER_BATCH * INPUTS["operations"].value / INPUTS["peak"].value
-    memory = INPUTS["moved"].value / INPUTS["memory"].value
-    return PAPER_BATCH / max(arithmetic, memory)
+    """Return the images a second that one of today's GPUs can't exceed by direct convolutions: at peak arithmetic."""
+    return INPUTS["peak"].value / INPUTS["operations"].value
 
 
 def measured(recorded: Sequence[Record]) -> dict[tuple[str, str], tuple[float, int]]:
@@ -57,11 +54,13 @@ def measured(recorded: Sequence[Record]) -> dict[tuple[str, str], tuple[float, i
 
     The precision of a CPU has its vector unit beside it. From the records of networks of its size, by the operations
     of both: of each run its median epoch, since a machine may stall in one, and of the runs the median. Runs that
-    share a device are each slower than one alone.
+    share a device are each slower than one alone; runs spread over several, or on a part of the images, are left out.
     """
     rates: dict[tuple[str, str], list[float]] = {}
     for run in recorded:
         net, images = run["recipe"]["net"], run["data"].get("train")
+        if run["provenance"].get("split") or run["recipe"].get("holdout") or run["recipe"].get("images"):
+            continue
         if images and run["history"] and models.NETS[net].image_size == models.FULL.image:
             rate = images / statistics.median(epoch["seconds"] for epoch in run["history"])
             scaled = rate * models.training_flops(net) / INPUTS["operations"].value

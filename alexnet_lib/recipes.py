@@ -97,7 +97,7 @@ class Recipe:
     precision: str = "float32"
     """``float32``; ``tf32`` or ``bf16`` where the device has it."""
     seed: int = 0
-    """Decides initial weights, order, crops, flips and dropout."""
+    """Decides initial weights, order, crops, flips, colour noise, dropout, and which images ``images`` takes."""
 
     def __post_init__(self) -> None:
         """Check every field by itself, and store it as its type (1 as 1.0); what needs the data is checked later."""

@@ -99,6 +99,7 @@ def make(result: Result, data: Dataset, *, experiment: str, arm: str, scale: str
             **provenance(result.device),
             "split": result.split,
             "commits": result.origins,
+            "machines": result.machines,
             "begun": begun.isoformat(timespec="seconds"),
         },
     }
@@ -186,8 +187,9 @@ def check_folder(folder: Path) -> None:
 def append(record: Record, folder: Path | None = None, content: bytes | None = None) -> Path:
     """Add a record to its experiment's file, all of it or nothing, and return the file.
 
-    Before it, ``content`` is written, what `pack` made of the run's tensors. Where the run is in the file already
-    neither is: its tensors must stay those that its record has the sum of.
+    Before it, ``content`` is written, what `pack` made of the run's tensors. Where the run is recorded already, in
+    this file or in that of another experiment with the same recipe, neither is: its tensors must stay those that its
+    record has the sum of.
 
     Raises:
         StudyError: a file could not be written; what was in the records' file is unharmed.
@@ -201,6 +203,9 @@ def append(record: Record, folder: Path | None = None, content: bytes | None = N
             size = os.fstat(file.fileno()).st_size
             if _holds(os.pread(file.fileno(), size, 0), record):
                 return path
+            for other in path.parent.glob("*.jsonl"):
+                if other != path and _holds(other.read_bytes(), record):
+                    return other
             if content is not None:
                 keep(record["id"], content, folder)
             if size and os.pread(file.fileno(), 1, size - 1) != b"\n":

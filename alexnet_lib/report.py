@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 from IPython.display import HTML, Markdown
 
-from alexnet_lib import images, models, records
+from alexnet_lib import data, images, models, records
 from alexnet_lib.claims import Claim
 from alexnet_lib.effects import Results, level
 from alexnet_lib.estimates import DASH, Estimate, show, show_bootstrap, show_interval, show_missed
 from alexnet_lib.recipes import Recipe
 
 CLASSES = {"tiny-imagenet-200": 200, "imagenet": 1000}
-"""Classes of the study's data sets that have other than ten."""
+"""Classes of the study's data sets that have other than ten, where their names don't say it."""
 
 
 def table(rows: Iterable[Mapping[str, object]] | pd.DataFrame) -> HTML:
@@ -30,7 +30,9 @@ def arms(results: Results) -> HTML:
     first = next(iter(results.values())).arm.recipe
 
     def parameters(recipe: Recipe) -> int:
-        return models.n_parameters(models.outline(recipe.net, classes=CLASSES.get(recipe.data, 10)))
+        kind, options = data.options_of(recipe.data)
+        classes = int(options.get("classes", CLASSES.get(kind, 10)))
+        return models.n_parameters(models.outline(recipe.net, classes=classes))
 
     return table(
         [

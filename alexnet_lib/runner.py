@@ -24,7 +24,7 @@ from torch import Tensor
 from alexnet_lib import data, evaluate, evidence, files, machine, models, records
 from alexnet_lib.dataset import Dataset
 from alexnet_lib.evidence import ArmResult
-from alexnet_lib.experiments import SCALES, Arm, arms, check_scale
+from alexnet_lib.experiments import EXPERIMENTS, SCALES, Arm, arms, check_scale
 from alexnet_lib.recipes import Recipe, StudyError
 from alexnet_lib.records import Record
 from alexnet_lib.train import Epoch, Result, check_device, first_kernels, out_of_memory, train
@@ -78,7 +78,7 @@ def pending(
     ``folder``: of the records; ``also``: another one whose records count as done.
     """
     done = recorded(scale, folder, also)
-    found, known = records.by_id(done), epoch_seconds(done, usual_device(scale))
+    found, known, kept_of = records.by_id(done), epoch_seconds(done, usual_device(scale)), _kept_of(scale)
     ranked: list[tuple[tuple[float, ...], Task]] = []
     for place, name in enumerate(experiments):
         pairs: dict[int, int] = {}
@@ -87,7 +87,7 @@ def pending(
         lacking = [
             (arm.priority, 0 < task.recipe.seed < pairs[arm.priority], task)
             for arm in arms(name, scale)
-            for task in _lacking(name, scale, arm, found)
+            for task in _lacking(name, scale, arm, found, kept_of)
         ]
         price = sum(_hours(task.recipe, known) or 0.0 for _, pair, task in lacking if pair)
         for priority, pair, task in lacking:
@@ -99,15 +99,29 @@ def pending(
     return [task for task in ordered if first[task.recipe.id] is task]
 
 
-def _lacking(experiment: str, scale: str, arm: Arm, found: Mapping[str, Record]) -> list[Task]:
-    """Return the runs of an arm that can start and have no record."""
+def _lacking(
+    experiment: str, scale: str, arm: Arm, found: Mapping[str, Record], kept_of: Mapping[str, tuple[str, ...]]
+) -> list[Task]:
+    """Return the runs of an arm that can start and have no record; ``kept_of``: as `_kept_of`."""
     rate, missing = evidence.search(arm, found)
     seeds = [] if rate is None else arm.recipes(rate)
     return [
-        Task(experiment, scale, arm.name, recipe, search=bool(missing), keep=arm.keep)
+        Task(experiment, scale, arm.name, recipe, search=bool(missing), keep=kept_of[arm.recipe.id])
         for recipe in [*missing, *seeds]
         if recipe.id not in found
     ]
+
+
+def _kept_of(scale: str) -> dict[str, tuple[str, ...]]:
+    """Return what is kept of a network by the id of its arm's recipe: all that any arm with that recipe keeps.
+
+    Arms of several experiments share their runs, and which of them a run is done for is chance.
+    """
+    kept: dict[str, dict[str, None]] = {}
+    for name in EXPERIMENTS:
+        for arm in arms(name, scale):
+            kept.setdefault(arm.recipe.id, {}).update(dict.fromkeys(arm.keep))
+    return {recipe: tuple(names) for recipe, names in kept.items()}
 
 
 def recorded(scale: str, folder: Path | None, also: Path | None) -> list[Record]:
@@ -340,7 +354,7 @@ def run(
     What can start is worked out anew after every run, since a finished search frees its arm's seeds. Records are
     written here, whatever the executor: its workers may be on other machines. A run that another process of this
     machine is at is left to that one, and one in a precision that this machine lacks is left out, each with a line
-    that says so.
+    that says so. One whose next epoch does not fit into the time that is left makes way for shorter ones.
 
     Raises:
         StudyError: a run can't be done, and the others in flight end first; or none of the scale can.
@@ -349,17 +363,23 @@ def run(
     failed: BaseException | None = None
     late = False
     told: set[str] = set()  # of the runs left out
+    too_long: set[str] = set()  # for the time that is left
+    for record in recorded(scale, session.folder, session.also):
+        _tidy(record["id"], session)
     with contextlib.ExitStack() as leaving:
         held: dict[str, contextlib.ExitStack] = {}  # by this process, not its workers: until the record is written
         while True:
             late = late or failed is not None or session.over()
             waiting = [] if late else pending(experiments, scale, session.folder, session.also)
+            if too_long:  # what has no known price may be too long as well
+                known = epoch_seconds(recorded(scale, session.folder, session.also), session.device)
+                waiting = [task for task in waiting if _seconds(task.recipe, known) is not None]
             stale = False
             for task in waiting:
                 run = task.recipe.id
                 if len(flying) == places:
                     break
-                if run in held:
+                if run in held or run in too_long:
                     continue
                 why = _unfit(task, session)
                 with contextlib.ExitStack() as lock:
@@ -386,7 +406,8 @@ def run(
                 if isinstance(ended, BaseException):
                     failed = failed or ended
                 elif ended is None:
-                    late = True
+                    too_long.add(run)
+                    held.pop(run).close()
                 else:
                     try:
                         record = write(ended, session)
@@ -400,6 +421,14 @@ def run(
     reasons = [_unfit(task, session) for task in waiting]
     if reasons and all(reasons) and not recorded(scale, session.folder, session.also):
         raise StudyError(f"no run of scale {scale!r} can be done here: {reasons[0]}")
+
+
+def _tidy(run: str, session: Session) -> None:
+    """Remove the checkpoint of a recorded run, which a process killed after it wrote the record leaves behind."""
+    if session.checkpoint(run).exists():
+        with session.try_lock(run) as mine:
+            if mine:
+                session.discard(run)
 
 
 def _unfit(task: Task, session: Session) -> str:
@@ -519,8 +548,10 @@ def study(experiment: str, scale: str, *, retrain: bool = False) -> dict[str, Ar
     folder = records.own_folder()
     if retrain:
         folder = folder.with_name(f"{folder.name}-retrained")
-    elif not os.environ.get("ALEXNET_RUNS") and records.read(records.PUBLISHED, scale=scale):
-        return evidence.results(experiment, scale, records.PUBLISHED)
+    elif not os.environ.get("ALEXNET_RUNS"):
+        published = evidence.results(experiment, scale, records.PUBLISHED)
+        if any(arm.all_runs for arm in published.values()):
+            return published
     if pending([experiment], scale, folder):
         records.check_folder(folder)
         session = Session(device=device_for(scale), folder=folder, quiet=True, again=retrain)

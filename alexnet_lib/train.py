@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_lib import augment, files, layers, models, parallel
+from alexnet_lib import augment, files, layers, machine, models, parallel
 from alexnet_lib.dataset import Dataset, parts
 from alexnet_lib.evaluate import Inputs, autocast, error_rate, view_probabilities
 from alexnet_lib.optim import optimiser, set_rates
@@ -29,7 +29,7 @@ from alexnet_lib.towers import Towers
 CHECKPOINT_FORMAT = 1
 # fmt: off
 HELD = {
-    "origins", "recipe", "digest", "model", "optimiser", "generators", "dropout",
+    "origins", "machines", "recipe", "digest", "model", "optimiser", "generators", "dropout",
     "cuda_generator", "history", "snapshots", "pretraining", "seconds",
 }
 # fmt: on
@@ -78,6 +78,8 @@ class Result:
     model: nn.Module
     origins: list[str]
     """The commits that trained it, more than one where the run was resumed by another."""
+    machines: list[str]
+    """The kinds of machine that trained it, more than one where it was resumed on another."""
     history: list[Epoch]
     outcome: str
     scores: dict[str, float]
@@ -123,7 +125,7 @@ class Trainer:
 
         With a ``second`` device each of the network's two towers has one of them.
         """
-        self.origins = [origin]
+        self.origins, self.machines = [origin], [machine.described(device)]
         check_device(recipe, device)
         if recipe.batch % (world := parallel.world()):
             raise StudyError(
@@ -214,6 +216,7 @@ class Trainer:
             if any(part.startswith("conv") for part in name.split(".")):  # of two towers: layers.conv1.0
                 layer.load_state_dict(theirs[name].state_dict())
         self.origins = list(dict.fromkeys([*before.origins, *self.origins]))
+        self.machines = list(dict.fromkeys([*before.machines, *self.machines]))
         self.pretraining = [_before(epoch, before.recipe) for epoch in before.history]
         self.seconds = dict(before.seconds)
 
@@ -443,6 +446,7 @@ class Trainer:
         state = {
             "written by": self._writer,
             "origins": self.origins,
+            "machines": self.machines,
             "recipe": self.recipe.resolved(),
             "digest": self.data.digest,
             "model": self.model.state_dict(),
@@ -492,6 +496,7 @@ class Trainer:
             for gpu, own in zip(self._gpus, mine.chunk(len(self._gpus)), strict=True):
                 torch.cuda.set_rng_state(own.clone(), gpu)
         self.origins = list(dict.fromkeys([*state["origins"], *self.origins]))
+        self.machines = list(dict.fromkeys([*state["machines"], *self.machines]))
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.snapshots = state["snapshots"]
         self.pretraining = [Epoch(**epoch) for epoch in state["pretraining"]]
@@ -631,6 +636,7 @@ def train(
         device=trainer.device,
         model=trainer.model,
         origins=trainer.origins,
+        machines=trainer.machines,
         history=trainer.history,
         outcome=outcome,
         scores=scores,

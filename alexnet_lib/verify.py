@@ -61,18 +61,20 @@ def compare(record: Record, again: Record, others: Sequence[Record]) -> tuple[bo
     if records.on_gpu(again):
         other.append("order of the GPU's sums")
     before, after = ([_numbers(epoch) for epoch in run["history"]] for run in (record, again))
+    earlier = ([_numbers(epoch) for epoch in run.get("pretraining", [])] for run in (record, again))
+    old_epochs, new_epochs = (first + rest for first, rest in zip(earlier, (before, after), strict=True))
+    scores = {name: record["scores"].get(name) for name in again["scores"]}  # nearest images are scored elsewhere
+    same = (old_epochs, scores, record["outcome"]) == (new_epochs, again["scores"], again["outcome"])
+    if not (other or same) and _resumed_elsewhere(record):
+        other.append("machine for a part of the recorded run, perhaps")
     if not other:
-        earlier = ([_numbers(epoch) for epoch in run.get("pretraining", [])] for run in (record, again))
-        before, after = (first + rest for first, rest in zip(earlier, (before, after), strict=True))
-        scores = {name: record["scores"].get(name) for name in again["scores"]}  # nearest images are scored elsewhere
-        same = (before, scores, record["outcome"]) == (after, again["scores"], again["outcome"])
         lines = ["same kind of machine and same torch: every epoch and score must be equal bit for bit"]
-        for old, new in zip(before, after, strict=False):
+        for old, new in zip(old_epochs, new_epochs, strict=False):
             if old != new:
                 lines.append(f"first difference: recorded {old}, here {new}")
                 break
         ends: list[tuple[str, object, object]] = [
-            ("epochs", len(before), len(after)),
+            ("epochs", len(old_epochs), len(new_epochs)),
             ("scores", scores, again["scores"]),
             ("outcome", record["outcome"], again["outcome"]),
         ]
@@ -100,6 +102,21 @@ def compare(record: Record, again: Record, others: Sequence[Record]) -> tuple[bo
     what = "points of test error" if target is None else "per cent of the epochs to the target"
     lines.append(f"end of the run: off by {100 * off:.2f} {what}, allowed {100 * allowed:.2f}")
     return good and off <= allowed, lines
+
+
+def _resumed_elsewhere(record: Record) -> bool:
+    """Return whether a run went on on another kind of machine than it began on, or may have.
+
+    Of the first records only the last machine is known. One that was trained for longer than its last part took was
+    resumed.
+    """
+    there = record["provenance"]
+    if "machines" in there:
+        return len(there["machines"]) > 1
+    if "begun" not in there:
+        return False
+    begun, ended = (datetime.fromisoformat(there[when]) for when in ("begun", "ended"))
+    return bool((ended - begun).total_seconds() < 0.9 * record["cost"]["train_seconds"])
 
 
 def _numbers(epoch: Mapping[str, Any]) -> dict[str, Any]:

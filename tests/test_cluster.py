@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -270,6 +271,27 @@ def test_an_address_that_does_not_answer_is_told_with_what_to_do(
         port = mute.getsockname()[1]
         with pytest.raises(StudyError, match=rf"no Dask scheduler answers at 127.0.0.1:{port} .*start one there"):
             cluster.connect(f"dask://127.0.0.1:{port}")
+
+
+def test_another_service_at_the_address_is_told_too() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        guests: list[socket.socket] = []
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):  # once it is closed
+                while True:
+                    guests.append(other.accept()[0])
+                    guests[-1].sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        port = other.getsockname()[1]
+        with pytest.raises(StudyError, match=rf"no Dask scheduler answers at 127.0.0.1:{port} .*correct the address"):
+            cluster.connect(f"dask://127.0.0.1:{port}")
+    for guest in guests:
+        guest.close()
 
 
 def test_without_dask_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -507,6 +507,11 @@ def test_a_class_of_unreadable_images_is_named_with_them(zoo: Path) -> None:
         load("folder:path=zoo")
 
 
+def test_an_embedded_set_larger_than_the_memory_is_refused() -> None:
+    with pytest.raises(StudyError, match=r"data set 'synthetic' takes 6\.29e\+06 GB, and .*: draw fewer, or smaller"):
+        load("synthetic:size=1024,train=1999999999")
+
+
 def test_a_set_larger_than_the_memory_is_refused(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need = 7 * 64 * 64 * 3
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": need // 4, "SC_PAGE_SIZE": 4}.__getitem__)

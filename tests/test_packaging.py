@@ -163,6 +163,9 @@ def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
         "data/cifar-10-python.tar.gz",
         "data/imagenette/train/n01440764/n01440764_10026.JPEG",
         "data/tiny-imagenet-200/wnids.txt",
+        "data/imagenet/store.json",
+        "data/imagenet.partial/train-00000.arrow",
+        "data/mine/train/a/x.jpg",
         "alexnet_lib/__pycache__/data.cpython-311.pyc",
     ],
 )
@@ -173,7 +176,13 @@ def test_git_ignores_data_sets_and_what_is_built(path: str) -> None:
 @needs_git
 @pytest.mark.parametrize(
     "path",
-    ["data/claims.yml", "data/runs/figure1.jsonl", "data/filters/conv1.safetensors", "book/build.py"],
+    [
+        "data/claims.yml",
+        "data/runs/figure1.jsonl",
+        "data/filters/conv1.safetensors",
+        "data/verified/lrn.jsonl",
+        "book/build.py",
+    ],
 )
 def test_git_keeps_what_the_study_is_made_of(path: str) -> None:
     assert not ignored(path)

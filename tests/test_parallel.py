@@ -180,6 +180,15 @@ def test_a_process_that_hangs_ends_the_run(told: Told) -> None:
     assert "Root Cause (first observed failure)" in told[1].stderr
 
 
+def test_a_process_that_hangs_while_all_join_is_told(launched: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait() -> None:
+        raise distributed.DistStoreError("wait timeout after 5000ms, keys: name 1")
+
+    monkeypatch.setattr(parallel, "_fresh_store", wait)
+    with pytest.raises(StudyError, match=r"another process .* did not answer for"), parallel.process_group("cpu"):
+        pass
+
+
 # --- a launch that can't be ------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ def ended(recipe: Recipe) -> Result:
         device=torch.device("cpu"),
         model=nn.Sequential(),
         origins=["abc", "def"],
+        machines=["cpu; one", "cpu; two"],
         history=[EPOCH, replace(EPOCH, epoch=1, loss=0.1 + 0.2)],
         outcome="completed",
         scores={"test_error": 0.875},
@@ -109,7 +110,7 @@ def test_a_new_record_leaves_the_old_ones_byte_for_byte(record: Record) -> None:
 
 def test_records_of_one_experiment_can_be_read_alone(record: Record) -> None:
     records.append(record)
-    records.append({**record, "experiment": "other"})
+    records.append({**another(record, seed=4), "experiment": "other"})
     assert [run["experiment"] for run in records.read(experiment="other")] == ["other"]
 
 
@@ -127,12 +128,6 @@ def test_of_two_records_of_one_run_the_first_counts(record: Record) -> None:
     records.append(record)
     records.append({**record, "outcome": "abandoned: later"})
     assert [run["outcome"] for run in records.read()] == ["completed"]
-
-
-def test_the_same_recipe_in_two_experiments_counts_in_both(record: Record) -> None:
-    records.append(record)
-    records.append({**record, "experiment": "other"})
-    assert len(records.read()) == 2
 
 
 def test_a_record_has_the_keys_of_its_schema(record: Record) -> None:
@@ -390,6 +385,13 @@ def test_kept_tensors_of_published_runs_lie_beside_their_folder(
     assert (tmp_path / "data" / "filters" / f"{'0' * 16}.safetensors").exists()
 
 
+def test_a_run_that_another_experiment_has_recorded_leaves_its_tensors_and_its_record_alone(keeping: Record) -> None:
+    path = records.append(keeping)
+    assert records.append({**keeping, "experiment": "other", "kept": "1" * 64}, content=OTHER) == path
+    assert records.read() == [keeping]
+    assert same(records.kept(keeping), KERNELS)
+
+
 def test_packing_tells_the_sum_of_the_file(keeping: Record) -> None:
     assert keeping["kept"] == hashlib.sha256(records.kept_file(keeping["id"]).read_bytes()).hexdigest()
 
@@ -473,6 +475,10 @@ def test_provenance_has_the_beginning_in_utc(record: Record) -> None:
 
 def test_provenance_has_all_commits_of_a_resumed_run(record: Record) -> None:
     assert record["provenance"]["commits"] == ["abc", "def"]
+
+
+def test_provenance_has_all_machines_of_a_resumed_run(record: Record) -> None:
+    assert record["provenance"]["machines"] == ["cpu; one", "cpu; two"]
 
 
 def test_a_run_on_a_cpu_has_no_cuda_version(record: Record) -> None:

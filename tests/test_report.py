@@ -86,6 +86,14 @@ def test_parameters_are_counted_with_the_classes_of_the_data(tmp_path: Path) -> 
     assert found["paper-tiny"] == f"{60_965_224 - 800 * a_class:,}"
 
 
+def test_parameters_are_counted_with_the_classes_that_a_set_s_name_says(tmp_path: Path) -> None:
+    found = rows(report.arms(results_of(tmp_path, "relu_vs_tanh", scale="smoke")))
+    net = models.outline("cifar-19pct", classes=3)
+    assert {row["parameters"] for row in found if row["network"] == "cifar-19pct"} == {
+        f"{models.n_parameters(net):,}"
+    }
+
+
 def test_the_changes_of_an_arm_are_named_against_the_first(tmp_path: Path) -> None:
     found = {row["arm"]: row["other changes"] for row in rows(report.arms(results_of(tmp_path, "augmentation")))}
     assert found == {

@@ -610,6 +610,22 @@ def test_a_run_whose_first_epoch_would_end_too_late_is_not_begun(
     assert runner.perform(task, replace(quiet, deadline=1e6)) is not None
 
 
+def test_a_run_too_long_for_the_time_left_makes_way_for_shorter_ones(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session
+) -> None:
+    nets = {"long": "alexnet32", "unknown": "alexnet32-no-lrn", "short": TINY.net}
+    arms = [Arm(name=name, recipe=replace(TINY, net=net), seeds=2) for name, net in nets.items()]
+    add_experiment(monkeypatch, arms)
+    for arm, seconds in ((arms[0], 1000.0), (arms[2], 0.1)):
+        done = record(arm, [0.9])
+        done["history"][0]["seconds"] = seconds
+        write(records.runs_folder(quiet.folder), [done])
+    monkeypatch.setattr(runner, "time", SimpleNamespace(time=lambda: 0.0))
+    monkeypatch.setattr(runner, "train", pretend(lambda recipe: [0.9]))
+    (ended,) = do(replace(quiet, deadline=40.0))
+    assert (ended["arm"], ended["seed"]) == ("short", 1)
+
+
 def test_what_passes_between_epochs_counts_too(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
     told: list[str] = []
     # Epochs of a second, then 99 for evaluation and checkpoint: the second would end at 200.
@@ -638,6 +654,20 @@ def test_a_run_that_waited_in_the_queue_until_its_time_was_up_is_not_begun(
     task = pending(["tiny"], "smoke", quiet.folder)[0]
     assert runner.perform(task, replace(quiet, deadline=0.0)) is None
     assert epochs_trained == []
+
+
+@pytest.mark.usefixtures("one")
+def test_a_checkpoint_that_a_killed_process_left_beside_its_record_is_removed(
+    tmp_path: Path, quiet: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "discard", lambda self, run: None)
+    do(quiet)
+    assert [path.name for path in (tmp_path / "cache").glob("*.pt")] == [f"{TINY.id}.pt"]
+    monkeypatch.undo()
+    move_in(monkeypatch, tmp_path)
+    add_experiment(monkeypatch, [ONE])
+    assert do(quiet) == []
+    assert list((tmp_path / "cache").glob("*.pt")) == []
 
 
 @pytest.mark.usefixtures("one")
@@ -899,6 +929,29 @@ def test_a_scale_without_published_records_is_trained_beside_them(tmp_path: Path
     assert len(study("tiny", "smoke")["relu-tiny"].runs) == 2
     assert len(records.read(tmp_path / "build" / "runs")) == 10
     assert (published / "tiny.jsonl").read_bytes() == before
+
+
+@pytest.mark.usefixtures("at_home", "trained")
+def test_an_experiment_is_trained_where_only_another_one_is_published(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = Arm(name="other", recipe=replace(TINY, net="cifar-26pct"), seeds=1)
+    add_experiment(monkeypatch, [other], "another")
+    write(tmp_path / "data" / "runs", [{**record(other, [0.2]), "experiment": "another"}])
+    assert len(study("tiny", "smoke")["relu-tiny"].runs) == 2
+
+
+def test_one_run_keeps_the_same_whichever_experiment_it_is_done_for(tmp_path: Path) -> None:
+    asked: dict[str, set[str]] = {}
+    for scale in experiments.SCALES:
+        for name in experiments.EXPERIMENTS:
+            for arm in experiments.arms(name, scale):
+                asked.setdefault(f"{scale} {arm.recipe.id}", set()).update(arm.keep)
+        for name in experiments.EXPERIMENTS:
+            for task in pending([name], scale, tmp_path):
+                first = replace(task.recipe, seed=0)
+                if f"{scale} {first.id}" in asked:  # not of another rate of a search
+                    assert set(task.keep) == asked[f"{scale} {first.id}"], (scale, name, task)
 
 
 @pytest.mark.usefixtures("at_home", "trained")

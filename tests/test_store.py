@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -579,6 +580,25 @@ def test_a_flipped_byte_is_found_by_a_check(zoo: Dataset, root: Path, name: str)
         store.check(root / "zoo")
 
 
+def test_a_shard_with_any_flipped_bit_outside_its_pictures_is_refused_or_read(zoo: Dataset, root: Path) -> None:
+    path = root / "zoo" / "train-00000.arrow"
+    whole = path.read_bytes()
+    pictures = store.read({path: None}).column("jpeg")
+    first, last = (whole.index(pictures[row].as_py()) for row in (0, -1))
+    outside = [*range(first), *range(last + len(pictures[-1].as_py()), len(whole))]
+    refused = 0
+    for at in random.Random(0).sample(outside, 200):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        try:
+            store.read({path: None}).to_pylist()  # follows every offset
+        except StudyError as error:
+            refused += 1
+            assert "train-00000.arrow is missing, cut short or altered" in str(error)  # noqa: PT017 - some are read
+    assert 50 < refused < 200
+
+
 def test_a_check_names_all_that_is_wrong(zoo: Dataset, root: Path) -> None:
     (root / "zoo" / "train-00000.arrow").unlink()
     changed(root / "zoo" / "train-00002.arrow", 1000)
@@ -724,9 +744,12 @@ def test_the_benchmark_names_every_loop_and_the_ratios(
     [
         ("--input zoo", "write: bench --input NAME --source FOLDER"),
         ("--input synthetic --source x", "not a prepared set"),
+        ("--input zoo --source nowhere", "bench --source nowhere: needs pictures as train/CLASS/IMAGE"),
+        ("--input zoo --source x --device cuda", "bench --input measures the processor: leave --device out"),
     ],
 )
-def test_a_benchmark_of_what_is_not_prepared_is_refused(
+@pytest.mark.usefixtures("zoo")
+def test_a_benchmark_without_what_it_needs_is_refused(
     line: str, complaint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "workers", lambda device, jobs: ThreadPoolExecutor(jobs))

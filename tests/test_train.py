@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet_lib import layers, models
+from alexnet_lib import layers, machine, models
 from alexnet_lib import train as training
 from alexnet_lib.dataset import Dataset
 from alexnet_lib.evaluate import Inputs, view_probabilities
@@ -857,7 +857,8 @@ def test_a_checkpoint_with_an_altered_weight_is_refused(recipe: Recipe, small: D
 
 
 @pytest.mark.parametrize(
-    "part", ["model", "optimiser", "generators", "dropout", "history", "seconds", "digest", "recipe", "origins"]
+    "part",
+    ["model", "optimiser", "generators", "dropout", "history", "seconds", "digest", "recipe", "origins", "machines"],
 )
 def test_a_checkpoint_that_lacks_a_part_is_refused(
     recipe: Recipe, small: Dataset, checkpoint: Path, part: str
@@ -1290,6 +1291,23 @@ def test_on_a_gpu_a_resumed_run_with_dropout_goes_on_with_the_same_masks(
         train(recipe, small, device="cuda", checkpoint=path, on_epoch=stop_after(1))
     ended = train(recipe, small, device="cuda", checkpoint=path)
     assert [e.loss for e in ended.history] == pytest.approx([e.loss for e in whole.history], rel=1e-3)
+
+
+def test_a_resumed_run_has_the_machines_of_both_its_parts(
+    recipe: Recipe, small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, path = replace(recipe, epochs=2), tmp_path / "run.pt"
+    for name in ("one", "another"):
+        monkeypatch.setattr(machine, "described", lambda device, name=name: name)
+        ended = train(recipe, small, checkpoint=path)
+    assert ended.machines == ["one", "another"]
+
+
+def test_a_machine_is_described_by_what_decides_the_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX1024")
+    monkeypatch.setattr(machine, "cpu_model", lambda: "model 7")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert machine.described(torch.device("cpu")) == "cpu; model 7; AVX1024; threads: 3"
 
 
 def test_a_resumed_run_has_the_commits_of_both_its_parts(recipe: Recipe, small: Dataset, tmp_path: Path) -> None:

@@ -131,6 +131,45 @@ def test_other_times_are_no_difference(run: Record) -> None:
     assert verify.compare(slow, verify.repeat(run, "cpu"), [run])[0]
 
 
+# --- resumed on another machine -----------------------------------------------------------------------------
+
+
+def lasting(run: Record, clock: float) -> None:
+    """Let a record be of before machines were kept, of a run that trained for 100 s and took as long by the clock."""
+    run["provenance"].pop("machines")
+    run["provenance"].update(
+        begun="2026-11-20T00:00:00+00:00", ended=f"2026-11-20T00:{int(clock) // 60:02}:{int(clock) % 60:02}+00:00"
+    )
+    run["cost"]["train_seconds"] = 100.0
+
+
+@pytest.mark.parametrize(
+    ("change", "elsewhere"),
+    [
+        (lambda r: r["provenance"].update(machines=["one", "another"]), True),
+        (lambda r: r["provenance"].update(machines=["one"]), False),
+        (lambda r: lasting(r, 50), True),
+        (lambda r: lasting(r, 130), False),
+    ],
+    ids=["two machines", "one", "clock too short", "clock long enough"],
+)
+def test_a_run_that_went_on_on_another_machine_is_compared_within_tolerances(
+    run: Record, change: Change, elsewhere: bool
+) -> None:
+    def last_bit(r: Record) -> None:
+        change(r)
+        r["history"][1].update(loss=math.nextafter(r["history"][1]["loss"], math.inf))
+
+    good, lines = verify.compare(changed(run, last_bit), verify.repeat(run, "cpu"), [run])
+    assert (good, "machine for a part of the recorded run" in lines[0]) == (elsewhere, elsewhere)
+
+
+def test_a_resumed_run_that_is_equal_all_the_same_is_told_as_equal(run: Record) -> None:
+    there = changed(run, lambda r: r["provenance"].update(machines=["one", "another"]))
+    good, lines = verify.compare(there, verify.repeat(run, "cpu"), [run])
+    assert (good, lines[-1]) == (True, "equal")
+
+
 # --- another kind of machine --------------------------------------------------------------------------------
 
 
