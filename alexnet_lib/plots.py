@@ -110,10 +110,11 @@ def rate_grids(results: Mapping[str, ArmResult], settings: Sequence[str], target
                     panel.plot(rate, height, "o", color=colour, markerfacecolor="none", markersize=11)
             panel.text(0.98, 0.97 - 0.1 * place, name, color=colour, ha="right", va="top", transform=panel.transAxes)
         runs = [run for activation in ACTIVATIONS for run in results[f"{activation}-{setting}"].grid]
-        tried = {run["recipe"]["rate"] for run in runs}
+        tried = sorted({run["recipe"]["rate"] for run in runs})
+        named = tried[:: 1 + len(tried) // 7]  # numbers of nine would run into each other
         highest = max((len(run["history"]) for run in runs), default=1)  # the names stand above it
         panel.set_xscale("log")
-        panel.set_xticks(sorted(tried), [f"{rate:g}" for rate in sorted(tried)])
+        panel.set_xticks(tried, [f"{rate:g}" if rate in named else "" for rate in tried])
         panel.minorticks_off()
         panel.set(title=f"recipe: {setting}", xlabel="learning rate of the weights", ylim=(0, 1.35 * highest))
     for spare in panels.flat[len(settings) :]:
