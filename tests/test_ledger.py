@@ -343,6 +343,6 @@ def test_the_readme_counts_the_verdicts_as_the_ledger_does(
     said = (
         f"Of the {verdicts.sum()} claims that runs of scale `laptop` judge, {verdicts['reproduced']} are reproduced, "
         f"{verdicts['direction reproduced']} in direction, {verdicts['contradicted']} is contradicted, "
-        f"{verdicts['inconclusive']} are inconclusive or wait for runs"
+        f"{verdicts['inconclusive']} are inconclusive"
     )
     assert said in " ".join((PROJECT / "README.md").read_text().split())
