@@ -219,8 +219,8 @@ def _doubles(claim: Claim, results: Results, scale: str) -> tuple[Estimate | Non
         return None, NOT_TESTED
     found, judged = _ended(claim, effects.slow_down(results), scale, [results["base"], results["no-dropout"]])
     if found and judged != "inconclusive" and effects.only_after_cut(results):
-        helped = "the network with dropout got there by the cut of the rate alone, which makes the ratio smaller"
-        found = replace(found, why=f"{_why(claim, found, judged, scale)}; {helped}")
+        helped = "only with dropout was the rate cut before the level was reached, which can only lower the ratio"
+        found = replace(found, why="; ".join(filter(None, (_why(claim, found, judged, scale), helped))))
     return found, judged
 
 
@@ -310,8 +310,9 @@ def _neighbours(claim: Claim, results: Results, scale: str) -> tuple[Estimate | 
     arm = next(results[name] for name in claim["decided_by"] if name in results)
     found, judged = _ended(claim, effects.level(arm, "gain_over_pixels"), scale, [arm])
     if found and judged != "inconclusive":
-        on = "; on a reduced network and ten classes" if arm.arm.name == "reduced" else ""
-        found = replace(found, why=f"{_why(claim, found, judged, scale)}; of the class alone, not of the pixels{on}")
+        on = "on a reduced network and ten classes" if arm.arm.name == "reduced" else ""
+        parts = (_why(claim, found, judged, scale), "of the class alone, not of the pixels", on)
+        found = replace(found, why="; ".join(filter(None, parts)))
     return found, judged
 
 

@@ -198,14 +198,14 @@ def append(record: Record, folder: Path | None = None, content: bytes | None = N
     line = json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.glob("*.jsonl"):
+            if other != path and _holds(other.read_bytes(), record):
+                return other
         with path.open("a+b", buffering=0) as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # runs end at about the same time; closing gives it back
             size = os.fstat(file.fileno()).st_size
             if _holds(os.pread(file.fileno(), size, 0), record):
                 return path
-            for other in path.parent.glob("*.jsonl"):
-                if other != path and _holds(other.read_bytes(), record):
-                    return other
             if content is not None:
                 keep(record["id"], content, folder)
             if size and os.pread(file.fileno(), 1, size - 1) != b"\n":

@@ -354,32 +354,37 @@ def run(
     What can start is worked out anew after every run, since a finished search frees its arm's seeds. Records are
     written here, whatever the executor: its workers may be on other machines. A run that another process of this
     machine is at is left to that one, and one in a precision that this machine lacks is left out, each with a line
-    that says so. One whose next epoch does not fit into the time that is left makes way for shorter ones.
+    that says so. Once the next epoch of one does not fit into the time that is left, only runs of shorter epochs are
+    started.
 
     Raises:
         StudyError: a run can't be done, and the others in flight end first; or none of the scale can.
     """
-    flying: dict[concurrent.futures.Future[Ended | StudyError | None], str] = {}
+
+    def price(task: Task, unknown: float) -> float:
+        """Return the seconds of a run's epoch, going by the records at hand."""
+        known = epoch_seconds(recorded(scale, session.folder, session.also), session.device)
+        seconds = _seconds(task.recipe, known)
+        return unknown if seconds is None else seconds
+
+    flying: dict[concurrent.futures.Future[Ended | StudyError | None], Task] = {}
     failed: BaseException | None = None
     late = False
     told: set[str] = set()  # of the runs left out
-    too_long: set[str] = set()  # for the time that is left
-    for record in recorded(scale, session.folder, session.also):
-        _tidy(record["id"], session)
+    shortest = math.inf  # seconds of an epoch for which there was no time
     with contextlib.ExitStack() as leaving:
         held: dict[str, contextlib.ExitStack] = {}  # by this process, not its workers: until the record is written
         while True:
             late = late or failed is not None or session.over()
             waiting = [] if late else pending(experiments, scale, session.folder, session.also)
-            if too_long:  # what has no known price may be too long as well
-                known = epoch_seconds(recorded(scale, session.folder, session.also), session.device)
-                waiting = [task for task in waiting if _seconds(task.recipe, known) is not None]
+            if shortest < math.inf:  # what has no known price may be too long as well
+                waiting = [task for task in waiting if price(task, math.inf) < shortest]
             stale = False
             for task in waiting:
                 run = task.recipe.id
                 if len(flying) == places:
                     break
-                if run in held or run in too_long:
+                if run in held:
                     continue
                 why = _unfit(task, session)
                 with contextlib.ExitStack() as lock:
@@ -393,7 +398,7 @@ def run(
                         # by the process that held it until now
                         stale = True
                     else:
-                        flying[executor.submit(attempt, task, session)] = run
+                        flying[executor.submit(attempt, task, session)] = task
                         held[run] = leaving.enter_context(lock.pop_all())
             if not flying and stale:
                 continue
@@ -401,34 +406,26 @@ def run(
                 break
             done, _ = concurrent.futures.wait(flying, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in done:
-                run = flying.pop(future)
+                task = flying.pop(future)
                 ended = future.exception() or future.result()
                 if isinstance(ended, BaseException):
                     failed = failed or ended
                 elif ended is None:
-                    too_long.add(run)
-                    held.pop(run).close()
+                    shortest = min(shortest, price(task, 0.0))
+                    held.pop(task.recipe.id).close()
                 else:
                     try:
                         record = write(ended, session)
                     except StudyError as error:
                         failed = failed or error
                         continue
-                    held.pop(run).close()
+                    held.pop(task.recipe.id).close()
                     yield record
     if failed is not None:
         raise failed
     reasons = [_unfit(task, session) for task in waiting]
     if reasons and all(reasons) and not recorded(scale, session.folder, session.also):
         raise StudyError(f"no run of scale {scale!r} can be done here: {reasons[0]}")
-
-
-def _tidy(run: str, session: Session) -> None:
-    """Remove the checkpoint of a recorded run, which a process killed after it wrote the record leaves behind."""
-    if session.checkpoint(run).exists():
-        with session.try_lock(run) as mine:
-            if mine:
-                session.discard(run)
 
 
 def _unfit(task: Task, session: Session) -> str:

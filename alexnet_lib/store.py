@@ -179,13 +179,15 @@ def read(paths: Mapping[Path, int | None]) -> pa.Table:
     """
     import pyarrow as pa
 
-    tables = []
+    tables: list[pa.Table] = []
     for path, size in paths.items():
         try:
             if size not in (None, path.stat().st_size):
                 raise OSError(f"{path.stat().st_size} bytes where {size} were written")
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().select(["jpeg", "label", "name"])
             table.validate(full=True)  # else a flipped bit in an offset ends the process, not in an error
+            if tables and table.schema != tables[0].schema:
+                raise pa.ArrowInvalid("its columns are others than those of the first file")
             tables.append(table)
         except (OSError, KeyError, TypeError, pa.ArrowException) as error:
             raise StudyError(f"{path} is missing, cut short or altered ({error}): {REMEDY}") from None

@@ -29,7 +29,7 @@ from alexnet_lib.towers import Towers
 CHECKPOINT_FORMAT = 1
 # fmt: off
 HELD = {
-    "origins", "machines", "recipe", "digest", "model", "optimiser", "generators", "dropout",
+    "origins", "recipe", "digest", "model", "optimiser", "generators", "dropout",
     "cuda_generator", "history", "snapshots", "pretraining", "seconds",
 }
 # fmt: on
@@ -42,7 +42,7 @@ SHARING = 32
 AHEAD = 2**26
 """Input values that a GPU makes at a time: 300 batches of 24-pixel crops, 3 of 224-pixel ones."""
 UNKNOWN = "unknown"
-"""Origin of a run whose code nobody has named."""
+"""Origin of a run whose code nobody has named; machine of a checkpoint from before these were kept."""
 WARM_UPDATES = 3
 """Ordinary updates before one is captured as a CUDA graph: in the first of a process cuDNN chooses algorithms."""
 
@@ -79,7 +79,8 @@ class Result:
     origins: list[str]
     """The commits that trained it, more than one where the run was resumed by another."""
     machines: list[str]
-    """The kinds of machine that trained it, more than one where it was resumed on another."""
+    """The kinds of machine that trained it, of several processes that of the first; more than one where it was
+    resumed on another, or has a tower on each of two kinds of device."""
     history: list[Epoch]
     outcome: str
     scores: dict[str, float]
@@ -125,7 +126,8 @@ class Trainer:
 
         With a ``second`` device each of the network's two towers has one of them.
         """
-        self.origins, self.machines = [origin], [machine.described(device)]
+        self.origins = [origin]
+        self.machines = list(dict.fromkeys(map(machine.described, (device, second or device))))
         check_device(recipe, device)
         if recipe.batch % (world := parallel.world()):
             raise StudyError(
@@ -496,7 +498,7 @@ class Trainer:
             for gpu, own in zip(self._gpus, mine.chunk(len(self._gpus)), strict=True):
                 torch.cuda.set_rng_state(own.clone(), gpu)
         self.origins = list(dict.fromkeys([*state["origins"], *self.origins]))
-        self.machines = list(dict.fromkeys([*state["machines"], *self.machines]))
+        self.machines = list(dict.fromkeys([*state.get("machines", [UNKNOWN]), *self.machines]))
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.snapshots = state["snapshots"]
         self.pretraining = [Epoch(**epoch) for epoch in state["pretraining"]]

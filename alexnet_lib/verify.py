@@ -116,7 +116,8 @@ def _resumed_elsewhere(record: Record) -> bool:
     if "begun" not in there:
         return False
     begun, ended = (datetime.fromisoformat(there[when]) for when in ("begun", "ended"))
-    return bool((ended - begun).total_seconds() < 0.9 * record["cost"]["train_seconds"])
+    seconds = (ended - begun).total_seconds() + 1  # both are whole seconds
+    return bool(seconds < 0.9 * record["cost"]["train_seconds"])
 
 
 def _numbers(epoch: Mapping[str, Any]) -> dict[str, Any]:

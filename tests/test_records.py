@@ -389,6 +389,7 @@ def test_a_run_that_another_experiment_has_recorded_leaves_its_tensors_and_its_r
     path = records.append(keeping)
     assert records.append({**keeping, "experiment": "other", "kept": "1" * 64}, content=OTHER) == path
     assert records.read() == [keeping]
+    assert [file.name for file in path.parent.glob("*.jsonl")] == [path.name]
     assert same(records.kept(keeping), KERNELS)
 
 

@@ -235,7 +235,7 @@ def test_a_verdict_stands_below_the_claim_and_its_rule() -> None:
     [
         (["imagenet"], "scale imagenet"),
         (["laptop", "gpu"], "scale laptop and gpu"),
-        ([], "a scale (here none)"),
+        ([], "scales of which none is here"),
     ],
 )
 def test_a_rule_names_the_scales_that_its_file_has_a_key_for(scales: list[str], said: str) -> None:

@@ -614,7 +614,7 @@ def test_a_run_too_long_for_the_time_left_makes_way_for_shorter_ones(
     monkeypatch: pytest.MonkeyPatch, quiet: Session
 ) -> None:
     nets = {"long": "alexnet32", "unknown": "alexnet32-no-lrn", "short": TINY.net}
-    arms = [Arm(name=name, recipe=replace(TINY, net=net), seeds=2) for name, net in nets.items()]
+    arms = [Arm(name=name, recipe=replace(TINY, net=net), seeds=3) for name, net in nets.items()]
     add_experiment(monkeypatch, arms)
     for arm, seconds in ((arms[0], 1000.0), (arms[2], 0.1)):
         done = record(arm, [0.9])
@@ -622,8 +622,23 @@ def test_a_run_too_long_for_the_time_left_makes_way_for_shorter_ones(
         write(records.runs_folder(quiet.folder), [done])
     monkeypatch.setattr(runner, "time", SimpleNamespace(time=lambda: 0.0))
     monkeypatch.setattr(runner, "train", pretend(lambda recipe: [0.9]))
-    (ended,) = do(replace(quiet, deadline=40.0))
-    assert (ended["arm"], ended["seed"]) == ("short", 1)
+    ended = do(replace(quiet, deadline=40.0))
+    assert [(run["arm"], run["seed"]) for run in ended] == [("short", 1), ("short", 2)]
+
+
+def test_a_run_as_long_as_one_that_was_stopped_for_time_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch, quiet: Session, tmp_path: Path
+) -> None:
+    arm, told = Arm(name="alike", recipe=TINY, seeds=3), []
+    add_experiment(monkeypatch, [arm])
+    done = record(arm, [0.9])
+    done["history"][0]["seconds"] = 10.0
+    write(records.runs_folder(quiet.folder), [done])
+    # Epochs take 13 s with evaluation: after two a third would end at 39, and so would another run's first.
+    monkeypatch.setattr(runner, "time", SimpleNamespace(time=lambda: 13.0 * len(told)))
+    monkeypatch.setattr(runner, "train", pretend(lambda recipe: [0.9] * 5))
+    assert do(replace(quiet, quiet=False, tell=told.append, deadline=38.0)) == []
+    assert len(told) == 2
 
 
 def test_what_passes_between_epochs_counts_too(monkeypatch: pytest.MonkeyPatch, quiet: Session) -> None:
@@ -654,20 +669,6 @@ def test_a_run_that_waited_in_the_queue_until_its_time_was_up_is_not_begun(
     task = pending(["tiny"], "smoke", quiet.folder)[0]
     assert runner.perform(task, replace(quiet, deadline=0.0)) is None
     assert epochs_trained == []
-
-
-@pytest.mark.usefixtures("one")
-def test_a_checkpoint_that_a_killed_process_left_beside_its_record_is_removed(
-    tmp_path: Path, quiet: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Session, "discard", lambda self, run: None)
-    do(quiet)
-    assert [path.name for path in (tmp_path / "cache").glob("*.pt")] == [f"{TINY.id}.pt"]
-    monkeypatch.undo()
-    move_in(monkeypatch, tmp_path)
-    add_experiment(monkeypatch, [ONE])
-    assert do(quiet) == []
-    assert list((tmp_path / "cache").glob("*.pt")) == []
 
 
 @pytest.mark.usefixtures("one")

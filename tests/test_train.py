@@ -858,7 +858,7 @@ def test_a_checkpoint_with_an_altered_weight_is_refused(recipe: Recipe, small: D
 
 @pytest.mark.parametrize(
     "part",
-    ["model", "optimiser", "generators", "dropout", "history", "seconds", "digest", "recipe", "origins", "machines"],
+    ["model", "optimiser", "generators", "dropout", "history", "seconds", "digest", "recipe", "origins"],
 )
 def test_a_checkpoint_that_lacks_a_part_is_refused(
     recipe: Recipe, small: Dataset, checkpoint: Path, part: str
@@ -1301,6 +1301,17 @@ def test_a_resumed_run_has_the_machines_of_both_its_parts(
         monkeypatch.setattr(machine, "described", lambda device, name=name: name)
         ended = train(recipe, small, checkpoint=path)
     assert ended.machines == ["one", "another"]
+
+
+def test_the_machine_of_a_checkpoint_from_before_they_were_kept_is_unknown(
+    recipe: Recipe, small: Dataset, tmp_path: Path
+) -> None:
+    recipe, path = replace(recipe, epochs=2), tmp_path / "run.pt"
+    train(recipe, small, checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    del state["machines"]
+    torch.save(state, path)
+    assert train(recipe, small, checkpoint=path).machines == ["unknown", machine.described(torch.device("cpu"))]
 
 
 def test_a_machine_is_described_by_what_decides_the_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
