@@ -135,9 +135,7 @@ def verdict(claim: Claim, found: Estimate | None, judged: str) -> Markdown:
         why.append(show_missed(found))
     because = "".join(f". {each[0].upper()}{each[1:]}" for each in why if each)
     statement, rule = (" ".join(claim[part].split()) for part in ("statement", "rule"))
-    scales = (
-        f"scale {' and '.join(claim['number_at'])}" if claim["number_at"] else "scales of which none is here"
-    )
+    scales = f"scale {' and '.join(claim['number_at'])}" if claim["number_at"] else "scales of which none is here"
     rule = rule.replace("the scales named under number_at", scales)
     return Markdown(f"{statement}\n\n> {rule}\n\n**{judged}**{ours}{because}")  # type: ignore[no-untyped-call]
 
