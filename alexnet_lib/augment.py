@@ -14,7 +14,8 @@ from alexnet_lib.recipes import StudyError, unknown
 LARGE = 96
 """Side in pixels from which a CPU copies crops one by one in less time than it gathers the rows of all."""
 CACHED = 2**20
-"""Input values (4 MB) that stay in a CPU core's caches from one step of `normalise` to the next."""
+"""Input values (4 MB) that stay in a CPU core's caches from one step of `normalise` to the next, and from there to
+the network: what a CPU makes at a time."""
 
 
 def offsets(n: int, border: int, generator: torch.Generator) -> Tensor:

@@ -217,11 +217,7 @@ def _doubles(claim: Claim, results: Results, scale: str) -> tuple[Estimate | Non
     """Judge the ratio of epochs with and without dropout."""
     if "no-dropout" not in results:  # of the network's own ablations, some scales train one pair
         return None, NOT_TESTED
-    found, judged = _ended(claim, effects.slow_down(results), scale, [results["base"], results["no-dropout"]])
-    if found and judged != "inconclusive" and effects.only_after_cut(results):
-        helped = "only with dropout was the rate cut before the level was reached, which can only lower the ratio"
-        found = replace(found, why="; ".join(filter(None, (_why(claim, found, judged, scale), helped))))
-    return found, judged
+    return _ended(claim, effects.slow_down(results), scale, [results["base"], results["no-dropout"]])
 
 
 def _depth(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
@@ -308,12 +304,7 @@ def _beside_control(counts: Sequence[bool], results: Results) -> str:
 def _neighbours(claim: Claim, results: Results, scale: str) -> tuple[Estimate | None, str]:
     """Judge how many more neighbours are of the same class in the last hidden layer than in pixels."""
     arm = next(results[name] for name in claim["decided_by"] if name in results)
-    found, judged = _ended(claim, effects.level(arm, "gain_over_pixels"), scale, [arm])
-    if found and judged != "inconclusive":
-        on = "on a reduced network and ten classes" if arm.arm.name == "reduced" else ""
-        parts = (_why(claim, found, judged, scale), "of the class alone, not of the pixels", on)
-        found = replace(found, why="; ".join(filter(None, parts)))
-    return found, judged
+    return _ended(claim, effects.level(arm, "gain_over_pixels"), scale, [arm])
 
 
 JUDGES: dict[str, Callable[[Claim, Results, str], tuple[Estimate | None, str]]] = {
@@ -378,6 +369,13 @@ def _limits(claim: Claim, results: Results, judged: str) -> list[str]:
     if judged in ("inconclusive", NOT_TESTED):
         return []
     limits = []
+    if claim["id"] == "dropout-doubles-iterations" and effects.only_after_cut(results):
+        limits.append(
+            "only with dropout was the rate cut before the level was reached, which can only lower the ratio"
+        )
+    if claim["id"] == "neighbours-are-not-close-in-pixels":
+        limits.append("of the class alone, not of the pixels")
+        limits += ["on a reduced network and ten classes"] if "reduced" in results else []
     of = claim.get("effect") or {}
     if of.get("metric") == "gap":  # which narrows as training images get harder to fit, whatever test images do
         error = effects.difference(results, of["with"], of["without"])

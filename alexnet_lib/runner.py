@@ -234,6 +234,11 @@ Ended = tuple[Record, bytes | None]
 """A run's record, and what is kept of its network as a file's content."""
 
 
+def _known(scale: str, session: Session) -> dict[Price, float]:
+    """Return `epoch_seconds` by the records at hand."""
+    return epoch_seconds(recorded(scale, session.folder, session.also), session.device)
+
+
 def perform(task: Task, session: Session) -> Ended | None:
     """Do one run, or go on with it; None if time was up before its end.
 
@@ -244,7 +249,7 @@ def perform(task: Task, session: Session) -> Ended | None:
         StudyError: recipe, data or machine don't allow the run.
     """
     if session.deadline is not None:
-        known = epoch_seconds(recorded(task.scale, session.folder, session.also), session.device)
+        known = _known(task.scale, session)
         first = task.recipe.pretrain and not session.checkpoint(task.recipe.id).exists()
         turns = 4 if first else 1  # of each image, which the next epoch sees
         if session.over(turns * (_seconds(task.recipe, known) or 0.0)):
@@ -360,13 +365,6 @@ def run(
     Raises:
         StudyError: a run can't be done, and the others in flight end first; or none of the scale can.
     """
-
-    def price(task: Task, unknown: float) -> float:
-        """Return the seconds of a run's epoch, going by the records at hand."""
-        known = epoch_seconds(recorded(scale, session.folder, session.also), session.device)
-        seconds = _seconds(task.recipe, known)
-        return unknown if seconds is None else seconds
-
     flying: dict[concurrent.futures.Future[Ended | StudyError | None], Task] = {}
     failed: BaseException | None = None
     late = False
@@ -378,7 +376,8 @@ def run(
             late = late or failed is not None or session.over()
             waiting = [] if late else pending(experiments, scale, session.folder, session.also)
             if shortest < math.inf:  # what has no known price may be too long as well
-                waiting = [task for task in waiting if price(task, math.inf) < shortest]
+                known = _known(scale, session)
+                waiting = [task for task in waiting if (_seconds(task.recipe, known) or math.inf) < shortest]
             stale = False
             for task in waiting:
                 run = task.recipe.id
@@ -411,7 +410,7 @@ def run(
                 if isinstance(ended, BaseException):
                     failed = failed or ended
                 elif ended is None:
-                    shortest = min(shortest, price(task, 0.0))
+                    shortest = min(shortest, _seconds(task.recipe, _known(scale, session)) or 0.0)
                     held.pop(task.recipe.id).close()
                 else:
                     try:

@@ -52,7 +52,8 @@ def repeat(record: Record, device: str) -> Record:
 def compare(record: Record, again: Record, others: Sequence[Record]) -> tuple[bool, list[str]]:
     """Return whether a repeated run confirms ``record``, and what was compared, a line each.
 
-    On the same kind of machine with the same torch every number must be equal. Elsewhere rounding differs and
+    On the same kind of machine with the same torch every number must be equal, unless the recorded run was, or may
+    have been, trained on another kind for a part of its epochs. Elsewhere rounding differs and
     training amplifies it: then the first epoch must agree within ``FIRST_EPOCH`` (``OTHER_MASKS``), and the end as
     closely as two seeds of one arm do with probability ``SURE``, by the spread that ``others`` have (`like`).
     """

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from studies import ended, figure1, ratio_of, whole, write
 
-from alexnet_lib import claims, experiments
+from alexnet_lib import claims, effects, evidence, experiments, sensitivity
+from alexnet_lib.estimates import paired_ratio
 from alexnet_lib.recipes import Recipe
 from alexnet_lib.records import Record
 
@@ -348,3 +349,46 @@ def test_the_readme_counts_the_verdicts_as_the_ledger_does(
         f"{verdicts['inconclusive']} are inconclusive"
     )
     assert said in " ".join((PROJECT / "README.md").read_text().split())
+
+
+# --- what chapters say in prose of the published records ------------------------------------------------------
+
+
+def test_second_looks_at_normalisation_and_dropout_end_as_their_chapters_say() -> None:
+    arms = sensitivity.variants("laptop", PUBLISHED)
+    paired = effects.difference(arms, "code-lrn", "no-lrn")
+    common = sensitivity.unpaired(arms, "code-lrn", "no-lrn", "test_error")
+    assert paired
+    assert common
+    assert common.high - common.low > paired.high - paired.low, "chapter 2: wider"
+    assert common.low < 0 < common.high, "chapter 2: and includes zero"
+    gap = sensitivity.unpaired(arms, "no-dropout", "base", "gap")
+    assert gap
+    assert gap.low > 0, "chapter 6: excludes zero in the paper's direction"
+
+
+def test_the_ratio_runs_from_level_to_level_as_the_caption_of_chapter_1_says() -> None:
+    results = evidence.results("relu_vs_tanh", "laptop", PUBLISHED)
+
+    def ratio(setting: str, level: float) -> float:
+        tanh, relu = (effects.epochs_to(results[f"{name}-{setting}"], level / 100) for name in ("tanh", "relu"))
+        found = paired_ratio(tanh, relu)
+        assert found
+        return found.mean
+
+    grown = [ratio("2012", level) for level in (60, 50, 40, 30, 28)]
+    assert grown == sorted(grown)
+    assert [ratio("2012", level) for level in (28, 27, 26, 25)] == pytest.approx([6.5] * 4, abs=0.05)
+    assert ratio("unit-file", 60) == pytest.approx(0.8, abs=0.05)
+    for setting in ("modern", "unit-file", "modern-26pct"):
+        assert [ratio(setting, level) for level in (50, 45, 40)] == pytest.approx([1.0] * 3, abs=0.11)
+        assert ratio(setting, 40) < ratio(setting, 30) < ratio(setting, 25)
+
+
+def test_without_its_last_sentence_the_rule_of_several_times_would_say_what_chapter_1_says() -> None:
+    results = evidence.results("relu_vs_tanh", "laptop", PUBLISHED)
+    found = effects.speed_up(results, "raw-variance")
+    assert found
+    assert found.high < 1
+    assert results["relu-raw-variance"].capped()
+    assert not results["tanh-raw-variance"].capped()
